@@ -1,0 +1,314 @@
+//! Every setting: its flag, its variable, its unit, its default and what it does.
+//!
+//! The defaults are the `Default` of each struct, so that tests and the demo can start from them; the command line
+//! reads them from there.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use domain::money::Currency;
+
+use crate::postgres::PoolSettings;
+
+/// Which database, for every subcommand.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Database")]
+pub struct DatabaseArgs {
+    /// Postgres to use, such as postgresql://user:password@host:5432/oms
+    ///
+    /// Without it, an embedded Postgres runs in the data folder, from the server programs that are installed on
+    /// this machine (or in the folder that PG_BIN_DIR names).
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, global = true)]
+    pub database_url: Option<String>,
+
+    /// Folder of the embedded Postgres [default: .oms in the working folder]
+    ///
+    /// Its data survives restarts. It is made when missing, and not used with a database URL. Run by root, where
+    /// the Postgres account cannot enter the working folder, the default is a folder under /var/lib/oms.
+    #[arg(long, env = "OMS_DATA_DIR", value_name = "DIR", global = true)]
+    pub data_dir: Option<PathBuf>,
+}
+
+impl DatabaseArgs {
+    /// The given URL; an empty variable counts as none.
+    pub fn url(&self) -> Option<&str> {
+        self.database_url.as_deref().filter(|url| !url.is_empty())
+    }
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object per line, for machines.
+    Json,
+}
+
+/// The log, for every subcommand.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Log")]
+pub struct LogArgs {
+    /// What to log: a level, or levels by module [default: info for serve, warn for the rest]
+    ///
+    /// error, warn, info, debug or trace; or a list such as info,saga=debug,sqlx=warn.
+    #[arg(long = "log", env = "OMS_LOG", value_name = "FILTER", global = true)]
+    pub filter: Option<String>,
+
+    /// How to write the log, to standard error
+    #[arg(long = "log-format", env = "OMS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]
+    pub format: LogFormat,
+}
+
+/// Which parts of the system a process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// GraphQL over HTTP only.
+    Api,
+    /// The saga runner only.
+    Runner,
+    /// Both.
+    All,
+}
+
+impl Role {
+    /// Whether this process answers HTTP.
+    pub fn serves_api(self) -> bool {
+        matches!(self, Self::Api | Self::All)
+    }
+
+    /// Whether this process carries orders through their steps.
+    pub fn runs_sagas(self) -> bool {
+        matches!(self, Self::Runner | Self::All)
+    }
+}
+
+/// Everything `oms serve` needs.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ServeArgs {
+    /// The database.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// What this process does.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+    /// The shop.
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// The runner.
+    #[command(flatten)]
+    pub runner: RunnerArgs,
+    /// The payment gateway.
+    #[command(flatten)]
+    pub gateway: GatewayArgs,
+}
+
+/// What a serving process does and where.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Process")]
+pub struct ProcessArgs {
+    /// Which parts run in this process
+    #[arg(long, env = "OMS_ROLE", value_enum, default_value_t = Self::default().role)]
+    pub role: Role,
+
+    /// Address and port of GraphQL; port 0 takes a free one
+    #[arg(long, env = "OMS_LISTEN", value_name = "ADDRESS:PORT", default_value_t = Self::default().listen)]
+    pub listen: String,
+
+    /// Most database connections of the API; a request that gets none in 2 seconds is answered 503
+    #[arg(long, env = "OMS_POOL_SIZE", value_name = "CONNECTIONS", default_value_t = Self::default().pool_size,
+          value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub pool_size: u32,
+
+    /// Milliseconds a request waits for a database connection
+    #[arg(long, env = "OMS_ACQUIRE_TIMEOUT_MS", value_name = "MS", default_value_t = Self::default().acquire_timeout_ms,
+          value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    pub acquire_timeout_ms: u64,
+
+    /// Milliseconds one statement may run before Postgres cancels it
+    #[arg(long, env = "OMS_STATEMENT_TIMEOUT_MS", value_name = "MS",
+          default_value_t = Self::default().statement_timeout_ms,
+          value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
+    pub statement_timeout_ms: u64,
+
+    /// Seconds a stopping process waits for requests and gateway calls in flight; what is left is taken up by the
+    /// next process
+    #[arg(long, env = "OMS_DRAIN_SECONDS", value_name = "SECONDS", default_value_t = Self::default().drain_seconds,
+          value_parser = clap::value_parser!(u64).range(0..=600))]
+    pub drain_seconds: u64,
+}
+
+impl Default for ProcessArgs {
+    fn default() -> Self {
+        Self {
+            role: Role::All,
+            listen: "127.0.0.1:8080".to_owned(),
+            pool_size: 20,
+            acquire_timeout_ms: 2_000,
+            statement_timeout_ms: 30_000,
+            drain_seconds: 20,
+        }
+    }
+}
+
+/// What is particular to the shop.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Store")]
+pub struct StoreArgs {
+    /// Currency of the store, an ISO 4217 code; an order that names none is in this one
+    #[arg(long, env = "OMS_CURRENCY", value_name = "CODE", default_value = "USD")]
+    pub currency: Currency,
+
+    /// Leave a fresh embedded database empty instead of filling it with the demo catalog
+    #[arg(long, env = "OMS_NO_SEED", value_parser = clap::builder::FalseyValueParser::new())]
+    pub no_seed: bool,
+}
+
+impl Default for StoreArgs {
+    fn default() -> Self {
+        Self { currency: Currency::USD, no_seed: false }
+    }
+}
+
+/// How the saga runner works.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Runner")]
+pub struct RunnerArgs {
+    /// Most sagas advanced in one transaction; more is faster and makes each wait longer
+    #[arg(long, env = "OMS_RUNNER_BATCH_SIZE", value_name = "SAGAS", default_value_t = Self::default().batch_size,
+          value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    pub batch_size: u32,
+
+    /// Most gateway calls in flight at a time in this process
+    #[arg(long, env = "OMS_RUNNER_MAX_OPEN_CALLS", value_name = "CALLS", default_value_t = Self::default().max_open_calls,
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_open_calls: u32,
+
+    /// Seconds without a heartbeat after which another process takes over what this one was doing
+    #[arg(long, env = "OMS_RUNNER_WORKER_LEASE_SECONDS", value_name = "SECONDS",
+          default_value_t = Self::default().worker_lease_seconds,
+          value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub worker_lease_seconds: u64,
+
+    /// Milliseconds between two looks for work that no notification announced
+    #[arg(long, env = "OMS_RUNNER_POLL_INTERVAL_MS", value_name = "MS", default_value_t = Self::default().poll_interval_ms,
+          value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    pub poll_interval_ms: u64,
+
+    /// Most database connections of the runner
+    #[arg(long, env = "OMS_RUNNER_POOL_SIZE", value_name = "CONNECTIONS", default_value_t = Self::default().runner_pool_size,
+          value_parser = clap::value_parser!(u32).range(4..=200))]
+    pub runner_pool_size: u32,
+}
+
+impl Default for RunnerArgs {
+    fn default() -> Self {
+        Self {
+            batch_size: 500,
+            max_open_calls: 1_000,
+            worker_lease_seconds: 15,
+            poll_interval_ms: 500,
+            runner_pool_size: 8,
+        }
+    }
+}
+
+/// How the payment gateway behaves.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Payment gateway")]
+pub struct GatewayArgs {
+    /// Milliseconds the simulated gateway takes to answer
+    #[arg(long, env = "OMS_GATEWAY_DELAY_MS", value_name = "MS", default_value_t = Self::default().delay_ms,
+          value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub delay_ms: u64,
+}
+
+impl Default for GatewayArgs {
+    fn default() -> Self {
+        Self { delay_ms: 20 }
+    }
+}
+
+/// Two settings that do not go together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettingsError {
+    /// The runner would be taken for dead between two looks at its work.
+    #[error(
+        "OMS_RUNNER_POLL_INTERVAL_MS ({poll_ms} ms) must be at most a third of OMS_RUNNER_WORKER_LEASE_SECONDS \
+         ({lease_seconds} s), or a live runner is taken for dead"
+    )]
+    PollSlowerThanLease {
+        /// The poll interval.
+        poll_ms: u64,
+        /// The lease.
+        lease_seconds: u64,
+    },
+    /// A caller would wait for a connection longer than its statement may run.
+    #[error(
+        "OMS_ACQUIRE_TIMEOUT_MS ({acquire_ms} ms) must be less than OMS_STATEMENT_TIMEOUT_MS ({statement_ms} ms), so \
+         that a busy pool is reported before its statements are canceled"
+    )]
+    AcquireSlowerThanStatement {
+        /// The wait for a connection.
+        acquire_ms: u64,
+        /// The limit of a statement.
+        statement_ms: u64,
+    },
+}
+
+impl ServeArgs {
+    /// Checks the relations between settings.
+    ///
+    /// # Errors
+    /// The first pair that does not go together.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let (poll_ms, lease_seconds) = (self.runner.poll_interval_ms, self.runner.worker_lease_seconds);
+        if poll_ms * 3 > lease_seconds * 1_000 {
+            return Err(SettingsError::PollSlowerThanLease { poll_ms, lease_seconds });
+        }
+        let (acquire_ms, statement_ms) = (self.process.acquire_timeout_ms, self.process.statement_timeout_ms);
+        if acquire_ms >= statement_ms {
+            return Err(SettingsError::AcquireSlowerThanStatement { acquire_ms, statement_ms });
+        }
+        Ok(())
+    }
+
+    /// The pool of the API.
+    pub fn api_pool(&self) -> PoolSettings {
+        self.pool("oms api", self.process.pool_size)
+    }
+
+    /// The pool of the runner, apart from the API's, so that neither can starve the other.
+    pub fn runner_pool(&self) -> PoolSettings {
+        // A runner waits: it has nothing better to do, and giving up would only make it ask again.
+        PoolSettings { acquire_timeout: Duration::from_secs(30), ..self.pool("oms runner", self.runner.runner_pool_size) }
+    }
+
+    fn pool(&self, name: &'static str, max_connections: u32) -> PoolSettings {
+        PoolSettings {
+            name,
+            max_connections,
+            acquire_timeout: Duration::from_millis(self.process.acquire_timeout_ms),
+            statement_timeout: Some(Duration::from_millis(self.process.statement_timeout_ms)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_go_together() {
+        assert_eq!(ServeArgs::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_poll_slower_than_the_lease_is_refused() {
+        let mut args = ServeArgs::default();
+        args.runner.poll_interval_ms = 20_000;
+        assert!(matches!(args.check(), Err(SettingsError::PollSlowerThanLease { .. })));
+    }
+}

@@ -1,0 +1,325 @@
+//! Which Postgres this process uses, and the pools of connections to it.
+//!
+//! `DATABASE_URL` settles it; without one, an [embedded server](embedded) runs from the data folder. `oms serve`
+//! [claims](claim) the folder, since one serves from it at a time; every other subcommand [joins](join) it and so
+//! works beside a running `oms serve` as well as without one.
+//!
+//! Absent on purpose: migrations (`migration`), and any query on our own tables.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sea_orm::{DatabaseConnection, SqlxPostgresConnector};
+use sha2::{Digest, Sha256};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
+use sqlx::{ConnectOptions, Connection};
+
+use self::account::Account;
+use self::embedded::{Claim, EmbeddedError, EmbeddedOptions, EmbeddedServer};
+use crate::config::DatabaseArgs;
+
+mod account;
+mod binaries;
+pub mod embedded;
+mod folder;
+
+/// Name of our database in an embedded cluster.
+const DATABASE_NAME: &str = "oms";
+
+/// The default data folder, relative to the working folder.
+const DEFAULT_DATA_DIR: &str = ".oms";
+
+/// Where the default data folder lies when the server's account cannot enter the working folder of root.
+const DEFAULT_DATA_DIR_OF_ROOT: &str = "/var/lib/oms";
+
+/// A connection that sat unused this long is closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A transaction that its process forgot is ended by the server after this long; none of ours waits for anything.
+const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why there is no database to work with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DatabaseError {
+    /// `DATABASE_URL` cannot be read.
+    #[error("DATABASE_URL is not a Postgres URL such as postgresql://user:password@host:5432/oms")]
+    BadUrl(#[source] sqlx::Error),
+    /// The embedded server cannot be used.
+    #[error(transparent)]
+    Embedded(#[from] EmbeddedError),
+    /// The database does not answer.
+    #[error("cannot connect to the database at {at}")]
+    Connect {
+        /// Host and port, or the socket; never the password.
+        at: String,
+        /// The reason.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The database could not be made in the fresh cluster.
+    #[error("cannot create the database `{DATABASE_NAME}`")]
+    Create(#[source] sqlx::Error),
+    /// The working folder is gone.
+    #[error("cannot tell the working folder")]
+    WorkingDir(#[source] std::io::Error),
+}
+
+/// Size and limits of one pool of connections.
+#[derive(Debug, Clone)]
+pub struct PoolSettings {
+    /// Name that `pg_stat_activity` shows, such as `oms api`.
+    pub name: &'static str,
+    /// Most connections.
+    pub max_connections: u32,
+    /// How long a caller waits for a free connection.
+    pub acquire_timeout: Duration,
+    /// How long one statement may run; `None` for no limit, as for migrations and reports.
+    pub statement_timeout: Option<Duration>,
+}
+
+impl PoolSettings {
+    /// A small pool for a subcommand: a statement may take as long as it needs.
+    pub fn for_command(name: &'static str) -> Self {
+        Self { name, max_connections: 4, acquire_timeout: Duration::from_secs(30), statement_timeout: None }
+    }
+}
+
+/// The database that this process works with, and the embedded server if it runs on one.
+#[derive(Debug)]
+pub struct Database {
+    options: PgConnectOptions,
+    url: String,
+    embedded: Option<EmbeddedServer>,
+}
+
+/// A database that `oms serve` has reserved for itself and not yet touched.
+#[derive(Debug)]
+pub struct ClaimedDatabase(Source);
+
+#[derive(Debug)]
+enum Source {
+    Url(String),
+    Embedded(Claim),
+}
+
+/// Reserves the database for one `oms serve`. Quick: nothing is started.
+///
+/// # Errors
+/// [`EmbeddedError::InUse`] when another `oms serve` has the data folder; a bad URL or folder.
+pub fn claim(args: &DatabaseArgs) -> Result<ClaimedDatabase, DatabaseError> {
+    let source = match args.url() {
+        Some(url) => Source::Url(url.to_owned()),
+        None => Source::Embedded(Claim::take(EmbeddedOptions::new(data_dir(args)?))?),
+    };
+    Ok(ClaimedDatabase(source))
+}
+
+impl ClaimedDatabase {
+    /// Starts or adopts the embedded server, if it is one, and makes the database when missing.
+    ///
+    /// # Errors
+    /// Each of [`DatabaseError`].
+    pub async fn open(self) -> Result<Database, DatabaseError> {
+        match self.0 {
+            Source::Url(url) => Database::at(url),
+            Source::Embedded(claim) => Database::embedded(blocking(move || claim.start()).await?).await,
+        }
+    }
+}
+
+/// Uses the database next to whoever else does; an embedded server that does not run is started for as long as
+/// this process, or another one that joined, needs it.
+///
+/// # Errors
+/// Each of [`DatabaseError`].
+pub async fn join(args: &DatabaseArgs) -> Result<Database, DatabaseError> {
+    match args.url() {
+        Some(url) => Database::at(url.to_owned()),
+        None => join_embedded(EmbeddedOptions::new(data_dir(args)?)).await,
+    }
+}
+
+/// Uses the embedded server that `options` describe, starting it when it does not run.
+///
+/// # Errors
+/// Each of [`DatabaseError`].
+pub async fn join_embedded(options: EmbeddedOptions) -> Result<Database, DatabaseError> {
+    Database::embedded(blocking(move || EmbeddedServer::join(&options)).await?).await
+}
+
+/// The URL for `psql` and the like, and whether that database is known to run now (a given URL is not looked at).
+///
+/// # Errors
+/// A bad data folder.
+pub fn url(args: &DatabaseArgs) -> Result<(String, bool), DatabaseError> {
+    match args.url() {
+        Some(url) => Ok((url.to_owned(), true)),
+        None => {
+            let dir = data_dir(args)?;
+            Ok((embedded_url(&dir, DATABASE_NAME), EmbeddedServer::is_running(&dir)))
+        }
+    }
+}
+
+impl Database {
+    fn at(url: String) -> Result<Self, DatabaseError> {
+        let options = url.parse().map_err(DatabaseError::BadUrl)?;
+        Ok(Self { options, url, embedded: None })
+    }
+
+    async fn embedded(server: EmbeddedServer) -> Result<Self, DatabaseError> {
+        let options = embedded_connect_options(server.socket_dir());
+        create_database(&options, DATABASE_NAME).await?;
+        let url = embedded_url(server.socket_dir(), DATABASE_NAME);
+        Ok(Self { options: options.database(DATABASE_NAME), url, embedded: Some(server) })
+    }
+
+    /// URL of the database, with its password if it has one.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Options that connect to it.
+    pub fn connect_options(&self) -> &PgConnectOptions {
+        &self.options
+    }
+
+    /// Whether it is an embedded one.
+    pub fn is_embedded(&self) -> bool {
+        self.embedded.is_some()
+    }
+
+    /// Opens a pool and checks that the database answers.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Connect`].
+    pub async fn connect(&self, settings: &PoolSettings) -> Result<DatabaseConnection, DatabaseError> {
+        let mut limits = vec![("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT)];
+        limits.extend(settings.statement_timeout.map(|limit| ("statement_timeout", limit)));
+        let options = self
+            .options
+            .clone()
+            .application_name(settings.name)
+            .options(limits.into_iter().map(|(name, limit)| (name, limit.as_millis().to_string())));
+        let pool = PgPoolOptions::new()
+            .max_connections(settings.max_connections)
+            .acquire_timeout(settings.acquire_timeout)
+            .idle_timeout(IDLE_TIMEOUT)
+            .connect_with(options)
+            .await
+            .map_err(|source| DatabaseError::Connect { at: self.place(), source })?;
+        Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(pool))
+    }
+
+    /// Leaves the embedded server, if it is one, and stops it when nobody else uses it. Close the pools first.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Embedded`]; the server then runs on, and the next start adopts it.
+    pub async fn close(self) -> Result<(), DatabaseError> {
+        match self.embedded {
+            Some(server) => blocking(move || server.stop()).await,
+            None => Ok(()),
+        }
+    }
+
+    fn place(&self) -> String {
+        match self.options.get_socket() {
+            Some(socket) => socket.display().to_string(),
+            None => format!("{}:{}", self.options.get_host(), self.options.get_port()),
+        }
+    }
+}
+
+/// Makes the database when the cluster that `options` lead to has none of that name.
+async fn create_database(options: &PgConnectOptions, name: &str) -> Result<(), DatabaseError> {
+    let failed = |source| DatabaseError::Create(source);
+    let mut connection = options.clone().database("postgres").connect().await.map_err(failed)?;
+    let exists = sqlx::query("SELECT FROM pg_database WHERE datname = $1").bind(name);
+    if exists.fetch_optional(&mut connection).await.map_err(failed)?.is_none() {
+        match sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE \"{name}\""))).execute(&mut connection).await {
+            Ok(_) => {}
+            Err(error) if is_duplicate(&error) => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    connection.close().await.map_err(failed)
+}
+
+/// Another process was quicker: `duplicate_database`, or the unique index beneath it.
+fn is_duplicate(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|e| e.code()).is_some_and(|code| code == "42P04" || code == "23505")
+}
+
+fn embedded_connect_options(socket_dir: &Path) -> PgConnectOptions {
+    PgConnectOptions::new_without_pgpass()
+        .socket(socket_dir)
+        .port(embedded::PORT)
+        .username(embedded::USER)
+        // The variable PGSSLMODE is for other servers.
+        .ssl_mode(PgSslMode::Disable)
+}
+
+fn embedded_url(socket_dir: &Path, database: &str) -> String {
+    let mut host = String::new();
+    for byte in socket_dir.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' | b'~' => host.push(char::from(*byte)),
+            _ => host.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    format!("postgresql:///{database}?host={host}&user={}", embedded::USER)
+}
+
+/// The folder of the embedded server: the given one, else `.oms` in the working folder, else, for root, one under
+/// `/var/lib/oms` that goes by the working folder's name.
+fn data_dir(args: &DatabaseArgs) -> Result<PathBuf, DatabaseError> {
+    let working_dir = env::current_dir().map_err(DatabaseError::WorkingDir)?;
+    if let Some(dir) = args.data_dir.as_ref().filter(|dir| !dir.as_os_str().is_empty()) {
+        return Ok(working_dir.join(dir));
+    }
+    let dir = working_dir.join(DEFAULT_DATA_DIR);
+    match Account::for_server_in(&dir)? {
+        Some(account) if !account.can_enter(&working_dir) => {
+            let hash = Sha256::digest(working_dir.as_os_str().as_encoded_bytes());
+            let name: String = hash[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+            let other = Path::new(DEFAULT_DATA_DIR_OF_ROOT).join(name);
+            eprintln!(
+                "The account `{}`, as which root runs Postgres, may not enter {}: the data is kept in {}.",
+                account.name,
+                working_dir.display(),
+                other.display()
+            );
+            Ok(other)
+        }
+        _ => Ok(dir),
+    }
+}
+
+/// Runs what blocks on a thread that may.
+async fn blocking<T, F>(work: F) -> Result<T, DatabaseError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, EmbeddedError> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(DatabaseError::Embedded),
+        Err(join_error) => std::panic::resume_unwind(join_error.into_panic()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_url_of_an_embedded_server_is_read_back_whatever_the_folder_is_called() {
+        let dir = Path::new("/tmp/a shop+more/ü&b");
+        let url = embedded_url(dir, "oms");
+        assert_eq!(url, "postgresql:///oms?host=/tmp/a%20shop%2Bmore/%C3%BC%26b&user=postgres");
+        let options: PgConnectOptions = url.parse().expect("our own URL");
+        assert_eq!(options.get_socket().map(PathBuf::as_path), Some(dir));
+        assert_eq!((options.get_username(), options.get_database()), ("postgres", Some("oms")));
+    }
+}

@@ -1,0 +1,200 @@
+//! Queries on orders and their events.
+
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect,
+    Value,
+};
+use uuid::Uuid;
+
+use super::entity;
+use super::event::OrderEvent;
+use crate::sql::statement;
+
+/// Appends one event to each of these orders and sets the columns that the event decides.
+///
+/// The sequence is counted on under the order's row lock, in the commit that makes the event true, so the numbers
+/// have no gap. Every event but the first moves a pending order. Rows are locked in the order of their ids.
+///
+/// # Errors
+/// Any error of the database, and [`DbErr::RecordNotUpdated`] if one of the orders is not pending any more: then the
+/// caller's transaction must not commit.
+pub async fn append(tx: &impl ConnectionTrait, mut events: Vec<(Uuid, OrderEvent)>) -> Result<(), DbErr> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let count = events.len() as u64;
+    events.sort_unstable_by_key(|(order_id, _)| *order_id);
+    let changes: Changes = events.into_iter().collect();
+    let result = tx.execute_raw(statement(APPEND, changes.into_values())).await?;
+    if result.rows_affected() == count { Ok(()) } else { Err(DbErr::RecordNotUpdated) }
+}
+
+/// Empty strings and -1 stand for "the event does not decide this"; arrays of nullable values do not exist here.
+const APPEND: &str = "
+WITH input AS MATERIALIZED (
+    SELECT *
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::text[], $9::text[])
+        AS input (order_id, type, data, status, payment_status, shipping_minor, tax_minor, failure_code, failure_message)
+), moved AS (
+    UPDATE orders
+    SET sequence = orders.sequence + 1,
+        status = coalesce(nullif(input.status, ''), orders.status),
+        payment_status = coalesce(nullif(input.payment_status, ''), orders.payment_status),
+        shipping_minor = coalesce(nullif(input.shipping_minor, -1), orders.shipping_minor),
+        tax_minor = coalesce(nullif(input.tax_minor, -1), orders.tax_minor),
+        total_minor = coalesce(orders.items_minor + nullif(input.shipping_minor, -1) + nullif(input.tax_minor, -1),
+                               orders.total_minor),
+        failure_code = coalesce(nullif(input.failure_code, ''), orders.failure_code),
+        failure_message = coalesce(nullif(input.failure_message, ''), orders.failure_message),
+        confirmed_at = CASE WHEN input.status = 'CONFIRMED' THEN now() ELSE orders.confirmed_at END,
+        failed_at = CASE WHEN input.status = 'FAILED' THEN now() ELSE orders.failed_at END,
+        updated_at = now()
+    FROM input
+    WHERE orders.id = input.order_id AND orders.status = 'PENDING'
+    RETURNING orders.id, orders.sequence, orders.status, input.type, input.data
+)
+INSERT INTO order_events (order_id, sequence, type, status, data)
+SELECT id, sequence, type, status, data::jsonb FROM moved";
+
+/// The columns of [`APPEND`]'s input.
+#[derive(Default)]
+struct Changes {
+    order_ids: Vec<Uuid>,
+    kinds: Vec<String>,
+    data: Vec<String>,
+    statuses: Vec<String>,
+    payment_statuses: Vec<String>,
+    shipping_minor: Vec<i64>,
+    tax_minor: Vec<i64>,
+    failure_codes: Vec<String>,
+    failure_messages: Vec<String>,
+}
+
+impl FromIterator<(Uuid, OrderEvent)> for Changes {
+    fn from_iter<I: IntoIterator<Item = (Uuid, OrderEvent)>>(events: I) -> Self {
+        let mut changes = Self::default();
+        for (order_id, event) in events {
+            changes.push(order_id, event);
+        }
+        changes
+    }
+}
+
+impl Changes {
+    fn push(&mut self, order_id: Uuid, event: OrderEvent) {
+        use sea_orm::ActiveEnum;
+        self.order_ids.push(order_id);
+        self.statuses.push(event.status().map(|status| status.to_value()).unwrap_or_default());
+        self.payment_statuses
+            .push(event.payment_status().map(|status| status.to_value()).unwrap_or_default());
+        let (shipping, tax) = match event {
+            OrderEvent::OrderQuoted { shipping_minor, tax_minor, .. } => (shipping_minor, tax_minor),
+            _ => (-1, -1),
+        };
+        self.shipping_minor.push(shipping);
+        self.tax_minor.push(tax);
+        let (code, message) = match &event {
+            OrderEvent::OrderFailed { code, message } => (code.clone(), message.clone()),
+            _ => Default::default(),
+        };
+        self.failure_codes.push(code);
+        self.failure_messages.push(message);
+        let (kind, data) = event.into_parts();
+        self.kinds.push(kind);
+        self.data.push(data.to_string());
+    }
+
+    fn into_values(self) -> [Value; 9] {
+        [
+            self.order_ids.into(),
+            self.kinds.into(),
+            self.data.into(),
+            self.statuses.into(),
+            self.payment_statuses.into(),
+            self.shipping_minor.into(),
+            self.tax_minor.into(),
+            self.failure_codes.into(),
+            self.failure_messages.into(),
+        ]
+    }
+}
+
+/// Returns the order, or `None` if there is none with this id.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn find_order(db: &impl ConnectionTrait, id: Uuid) -> Result<Option<entity::Model>, DbErr> {
+    entity::Entity::find_by_id(id).one(db).await
+}
+
+/// Returns these orders, in the order of their ids; unknown ones are missing.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn find_orders(db: &impl ConnectionTrait, ids: Vec<Uuid>) -> Result<Vec<entity::Model>, DbErr> {
+    entity::Entity::find()
+        .filter(entity::Column::Id.eq_any(ids))
+        .order_by_asc(entity::Column::Id)
+        .all(db)
+        .await
+}
+
+/// Returns the lines of these orders, sorted by order id and line number.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn find_lines(
+    db: &impl ConnectionTrait,
+    order_ids: Vec<Uuid>,
+) -> Result<Vec<entity::line::Model>, DbErr> {
+    use entity::line::{Column, Entity};
+    Entity::find()
+        .filter(Column::OrderId.eq_any(order_ids))
+        .order_by_asc(Column::OrderId)
+        .order_by_asc(Column::LineNo)
+        .all(db)
+        .await
+}
+
+/// Returns up to `limit` events of an order, from the first whose sequence is greater than `after`.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn find_events(
+    db: &impl ConnectionTrait,
+    order_id: Uuid,
+    after: i32,
+    limit: u64,
+) -> Result<Vec<entity::event::Model>, DbErr> {
+    use entity::event::{Column, Entity};
+    Entity::find()
+        .filter(Column::OrderId.eq(order_id))
+        .filter(Column::Sequence.gt(after))
+        .order_by_asc(Column::Sequence)
+        .limit(limit)
+        .all(db)
+        .await
+}
+
+/// Where an order's story has got to.
+#[derive(Debug, Clone, Copy, FromQueryResult)]
+pub struct Position {
+    /// The order.
+    pub id: Uuid,
+    /// Number of its newest event.
+    pub sequence: i32,
+}
+
+/// Returns how far each of these orders has got; unknown ones are missing.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn find_positions(db: &impl ConnectionTrait, ids: Vec<Uuid>) -> Result<Vec<Position>, DbErr> {
+    entity::Entity::find()
+        .select_only()
+        .columns([entity::Column::Id, entity::Column::Sequence])
+        .filter(entity::Column::Id.eq_any(ids))
+        .into_model::<Position>()
+        .all(db)
+        .await
+}

@@ -1,0 +1,74 @@
+//! Queries on payments, each over many orders at once.
+
+use sea_orm::{ConnectionTrait, DbErr};
+use uuid::Uuid;
+
+use super::{Authorization, Capture};
+use crate::sql::statement;
+
+/// Records authorizations. Repeating one changes nothing.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn record_authorizations(
+    tx: &impl ConnectionTrait,
+    authorizations: &[Authorization],
+) -> Result<(), DbErr> {
+    let texts = |field: fn(&Authorization) -> &str| -> Vec<String> {
+        authorizations.iter().map(|authorization| field(authorization).to_owned()).collect()
+    };
+    tx.execute_raw(statement(
+        "INSERT INTO payments (order_id, gateway, currency, authorized_minor, authorization_id, authorized_at)
+         SELECT order_id, gateway, currency, amount_minor, authorization_id, now()
+         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[])
+             AS input (order_id, gateway, currency, amount_minor, authorization_id)
+         ON CONFLICT (order_id) DO NOTHING",
+        [
+            authorizations.iter().map(|authorization| authorization.order_id).collect::<Vec<_>>().into(),
+            texts(|authorization| &authorization.gateway).into(),
+            texts(|authorization| &authorization.currency).into(),
+            authorizations.iter().map(|authorization| authorization.amount_minor).collect::<Vec<_>>().into(),
+            texts(|authorization| &authorization.authorization_id).into(),
+        ],
+    ))
+    .await
+    .map(drop)
+}
+
+/// Records captures. A payment that has been captured keeps its first capture.
+///
+/// # Errors
+/// Any error of the database; a capture beyond what was authorized violates `payments_captured_within_authorized`.
+pub async fn record_captures(tx: &impl ConnectionTrait, captures: &[Capture]) -> Result<(), DbErr> {
+    tx.execute_raw(statement(
+        "UPDATE payments
+         SET captured_minor = input.amount_minor, capture_id = input.capture_id, captured_at = now()
+         FROM unnest($1::uuid[], $2::bigint[], $3::text[]) AS input (order_id, amount_minor, capture_id)
+         WHERE payments.order_id = input.order_id AND payments.captured_at IS NULL",
+        [
+            captures.iter().map(|capture| capture.order_id).collect::<Vec<_>>().into(),
+            captures.iter().map(|capture| capture.amount_minor).collect::<Vec<_>>().into(),
+            captures.iter().map(|capture| capture.capture_id.clone()).collect::<Vec<_>>().into(),
+        ],
+    ))
+    .await
+    .map(drop)
+}
+
+/// Records that the authorizations of these orders were made void, and returns the orders whose payment was open.
+///
+/// An order without a payment row never had an authorization that we know of: there is nothing to record.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn record_voids(tx: &impl ConnectionTrait, order_ids: &[Uuid]) -> Result<Vec<Uuid>, DbErr> {
+    let rows = tx
+        .query_all_raw(statement(
+            "UPDATE payments SET voided_at = now()
+             WHERE order_id = ANY($1) AND voided_at IS NULL AND captured_minor = 0
+             RETURNING order_id",
+            [order_ids.to_vec().into()],
+        ))
+        .await?;
+    rows.iter().map(|row| row.try_get("", "order_id")).collect()
+}

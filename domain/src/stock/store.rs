@@ -1,0 +1,154 @@
+//! Queries on stock and reservations, all of them over many orders at once.
+
+use std::collections::{BTreeSet, HashMap};
+
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect,
+};
+use uuid::Uuid;
+
+use super::{Demand, ReservationStatus, Shortage, allocate, entity};
+use crate::sql::statement;
+
+/// Returns the stock rows of these SKUs, in SKU order; unknown ones are missing.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn find_stock(db: &impl ConnectionTrait, skus: Vec<String>) -> Result<Vec<entity::Model>, DbErr> {
+    entity::Entity::find()
+        .filter(entity::Column::Sku.eq_any(skus))
+        .order_by_asc(entity::Column::Sku)
+        .all(db)
+        .await
+}
+
+/// Reserves stock for the orders, first come first served in the given order, each all or nothing.
+///
+/// Demand is summed per SKU and the stock rows are locked in SKU order, so that batches cannot deadlock; each row is
+/// updated once, however many orders of the batch want it. Answers in the order of `order_ids`.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn reserve(
+    tx: &impl ConnectionTrait,
+    order_ids: &[Uuid],
+) -> Result<Vec<Result<(), Shortage>>, DbErr> {
+    let demands = load_demands(tx, order_ids).await?;
+    let skus: BTreeSet<&str> = demands.iter().map(|demand| demand.sku.as_str()).collect();
+    let skus: Vec<String> = skus.into_iter().map(str::to_owned).collect();
+    let mut available: HashMap<String, i64> = lock_stock(tx, skus)
+        .await?
+        .into_iter()
+        .map(|row| (row.available(), row.sku))
+        .map(|(n, sku)| (sku, n))
+        .collect();
+    let answers = allocate(&mut available, &demands);
+
+    let granted: Vec<&Demand> = demands.iter().filter(|demand| answers[&demand.order_id].is_ok()).collect();
+    if !granted.is_empty() {
+        add_reserved(tx, &granted, 1).await?;
+        insert_reservations(tx, &granted).await?;
+    }
+    // An order without lines asks for nothing and gets it.
+    Ok(order_ids.iter().map(|id| answers.get(id).cloned().unwrap_or(Ok(()))).collect())
+}
+
+/// Gives back what the orders hold, and returns the ids of those that held something.
+///
+/// Only rows that are still held are released, so that repeating it changes nothing.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn release_reservations(tx: &impl ConnectionTrait, order_ids: &[Uuid]) -> Result<Vec<Uuid>, DbErr> {
+    // The stock rows are locked first and in SKU order, as `reserve` does, so that the two cannot deadlock.
+    let skus =
+        load_demands(tx, order_ids).await?.into_iter().map(|demand| demand.sku).collect::<BTreeSet<_>>();
+    lock_stock(tx, skus.into_iter().collect()).await?;
+    let released = Demand::find_by_statement(statement(
+        "UPDATE reservations SET status = 'RELEASED', updated_at = now()
+         WHERE order_id = ANY($1) AND status = 'HELD'
+         RETURNING order_id, sku, quantity",
+        [order_ids.to_vec().into()],
+    ))
+    .all(tx)
+    .await?;
+    if released.is_empty() {
+        return Ok(Vec::new());
+    }
+    add_reserved(tx, &released.iter().collect::<Vec<_>>(), -1).await?;
+    let holders: BTreeSet<Uuid> = released.into_iter().map(|demand| demand.order_id).collect();
+    Ok(holders.into_iter().collect())
+}
+
+/// Marks what the orders hold as theirs for good. Stock rows are not touched: the units stay reserved until they
+/// leave the building.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn confirm_reservations(tx: &impl ConnectionTrait, order_ids: &[Uuid]) -> Result<(), DbErr> {
+    // Served by reservations_pkey.
+    tx.execute_raw(statement(
+        "UPDATE reservations SET status = 'CONFIRMED', updated_at = now() WHERE order_id = ANY($1) AND status = $2",
+        [order_ids.to_vec().into(), ReservationStatus::Held.into()],
+    ))
+    .await
+    .map(drop)
+}
+
+/// Locks the stock rows in SKU order and returns them.
+pub(super) async fn lock_stock(
+    tx: &impl ConnectionTrait,
+    skus: Vec<String>,
+) -> Result<Vec<entity::Model>, DbErr> {
+    entity::Entity::find()
+        .filter(entity::Column::Sku.eq_any(skus))
+        .order_by_asc(entity::Column::Sku)
+        .lock_exclusive()
+        .all(tx)
+        .await
+}
+
+/// Sums the orders' lines by SKU, orders in the order of `order_ids` (served by order_lines_pkey).
+async fn load_demands(tx: &impl ConnectionTrait, order_ids: &[Uuid]) -> Result<Vec<Demand>, DbErr> {
+    Demand::find_by_statement(statement(
+        "SELECT line.order_id, line.sku, sum(line.quantity)::bigint AS quantity
+         FROM unnest($1::uuid[]) WITH ORDINALITY AS input (order_id, turn)
+         JOIN order_lines AS line ON line.order_id = input.order_id
+         GROUP BY input.turn, line.order_id, line.sku
+         ORDER BY input.turn, line.sku",
+        [order_ids.to_vec().into()],
+    ))
+    .all(tx)
+    .await
+}
+
+async fn add_reserved(tx: &impl ConnectionTrait, demands: &[&Demand], sign: i64) -> Result<(), DbErr> {
+    let mut by_sku: HashMap<&str, i64> = HashMap::new();
+    for demand in demands {
+        *by_sku.entry(&demand.sku).or_default() += sign * demand.quantity;
+    }
+    let (skus, deltas): (Vec<String>, Vec<i64>) =
+        by_sku.into_iter().map(|(sku, delta)| (sku.to_owned(), delta)).unzip();
+    tx.execute_raw(statement(
+        "UPDATE stock SET reserved = reserved + input.delta, updated_at = now()
+         FROM unnest($1::text[], $2::bigint[]) AS input (sku, delta)
+         WHERE stock.sku = input.sku",
+        [skus.into(), deltas.into()],
+    ))
+    .await
+    .map(drop)
+}
+
+async fn insert_reservations(tx: &impl ConnectionTrait, demands: &[&Demand]) -> Result<(), DbErr> {
+    let order_ids: Vec<Uuid> = demands.iter().map(|demand| demand.order_id).collect();
+    let skus: Vec<String> = demands.iter().map(|demand| demand.sku.clone()).collect();
+    let quantities: Vec<i64> = demands.iter().map(|demand| demand.quantity).collect();
+    tx.execute_raw(statement(
+        "INSERT INTO reservations (order_id, sku, quantity, status)
+         SELECT order_id, sku, quantity, 'HELD' FROM unnest($1::uuid[], $2::text[], $3::bigint[])
+             AS input (order_id, sku, quantity)",
+        [order_ids.into(), skus.into(), quantities.into()],
+    ))
+    .await
+    .map(drop)
+}
