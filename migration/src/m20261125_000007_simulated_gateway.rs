@@ -12,8 +12,8 @@ CREATE TABLE simulated_gateway_payments (
     authorized_minor bigint NOT NULL DEFAULT 0,
     captured_minor   bigint NOT NULL DEFAULT 0,
     captures         integer NOT NULL DEFAULT 0,  -- how often money was taken; more than one is the bug to look for
-    voided           boolean NOT NULL DEFAULT false,  -- also set where nothing was authorized yet: a late one is refused
-    currency         text
+    token            text NOT NULL DEFAULT '',        -- the card: says how the gateway behaves
+    voided           boolean NOT NULL DEFAULT false   -- also set where nothing was authorized yet: a late one is refused
 ) WITH (fillfactor = 70);
 
 -- One row per idempotency key: the answer that each repetition gets, and how often it was asked for.

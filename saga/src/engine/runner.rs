@@ -1,0 +1,449 @@
+//! Carries sagas on: claims what is ready, makes the calls, settles the results, sweeps up what was abandoned.
+//!
+//! A runner holds nothing that it could not lose. Capacity is a number of permits, one for each open call: they are
+//! taken before sagas are claimed and given back after the commit that settles the result, so a slow gateway holds
+//! work back in the database and not in memory.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use metrics::{counter, gauge, histogram};
+use sea_orm::{DatabaseConnection, DbErr, RuntimeErr};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use super::advance::{self, Advanced, BatchError, CallResult, Place, Selection};
+use super::caller::{self, Answered};
+use super::definition::Definitions;
+use super::notify::Wakeups;
+use super::retry::with_full_jitter;
+use super::step::StepError;
+use super::{store, sweeper};
+
+/// How a runner works; each field has a default that suits one process on one small machine.
+#[derive(Debug, Clone)]
+pub struct RunnerSettings {
+    /// The most sagas of one transaction.
+    pub batch_size: u32,
+    /// The most calls open at a time.
+    pub max_open_calls: u32,
+    /// How many transactions may advance sagas, and how many may settle results, at a time.
+    pub parallel_batches: u32,
+    /// The longest time between two looks for ready sagas when nothing wakes the runner.
+    pub poll_interval: Duration,
+    /// How often timers are looked at: the precision of retries.
+    pub timer_interval: Duration,
+    /// How long a worker may be silent before its calls are taken over.
+    pub worker_lease: Duration,
+    /// How long to wait for open calls when stopping.
+    pub drain_time: Duration,
+}
+
+impl Default for RunnerSettings {
+    fn default() -> Self {
+        Self {
+            batch_size: 500,
+            max_open_calls: 1_000,
+            parallel_batches: 2,
+            poll_interval: Duration::from_millis(500),
+            timer_interval: Duration::from_millis(100),
+            worker_lease: Duration::from_secs(5),
+            drain_time: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How long the first results of a batch wait for others, as long as other calls are open.
+const GATHER_TIME: Duration = Duration::from_millis(2);
+
+/// How long to wait before trying again when the database is in trouble.
+const TROUBLE_DELAY: Duration = Duration::from_millis(250);
+
+/// How often one batch is tried again after losing a deadlock or a serialization conflict.
+const MAX_CONFLICTS: u32 = 5;
+
+/// A running runner.
+#[derive(Debug)]
+pub struct Runner {
+    tasks: JoinSet<()>,
+}
+
+/// What the tasks of a runner share.
+pub(super) struct Engine {
+    pub(super) db: DatabaseConnection,
+    pub(super) worker_id: Uuid,
+    pub(super) definitions: Definitions,
+    pub(super) wakeups: Arc<Wakeups>,
+    pub(super) settings: RunnerSettings,
+    permits: Arc<Semaphore>,
+    results: mpsc::Sender<Answered>,
+}
+
+impl Runner {
+    /// Starts a runner, which works until `shutdown` and then drains.
+    pub fn start(
+        db: DatabaseConnection,
+        definitions: Definitions,
+        wakeups: Arc<Wakeups>,
+        settings: RunnerSettings,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let capacity = settings.max_open_calls as usize;
+        let (results, answered) = mpsc::channel(capacity);
+        let engine = Arc::new(Engine {
+            db,
+            worker_id: Uuid::now_v7(),
+            definitions,
+            wakeups,
+            settings,
+            permits: Arc::new(Semaphore::new(capacity)),
+            results,
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            // A call whose worker has no heartbeat counts as abandoned, so the first one comes before any work.
+            if sweeper::sign_on(&engine, &shutdown).await {
+                run_loops(engine, answered, shutdown).await;
+            }
+        });
+        Self { tasks }
+    }
+
+    /// Waits until the runner has stopped: at once claims nothing more, then settles what is open, for no longer than
+    /// the drain time. Open calls left after that are taken over by another process.
+    pub async fn stopped(mut self) {
+        while let Some(joined) = self.tasks.join_next().await {
+            if let Err(error) = joined {
+                error!(%error, "a task of the runner ended badly");
+            }
+        }
+    }
+}
+
+/// Runs every loop until shutdown, and the heartbeat for as long as calls are being settled.
+async fn run_loops(engine: Arc<Engine>, answered: mpsc::Receiver<Answered>, shutdown: CancellationToken) {
+    let drained = CancellationToken::new();
+    let mut loops = JoinSet::new();
+    for _ in 0..engine.settings.parallel_batches {
+        loops.spawn(advance_loop(engine.clone(), shutdown.clone()));
+    }
+    loops.spawn(sweeper::sweep_timers(engine.clone(), shutdown.clone()));
+    loops.spawn(sweeper::sweep_abandoned(engine.clone(), shutdown.clone()));
+    loops.spawn(sweeper::keep_heartbeat(engine.clone(), drained.clone()));
+    settle_loop(&engine, answered, &shutdown).await;
+    drained.cancel();
+    while let Some(joined) = loops.join_next().await {
+        if let Err(error) = joined {
+            error!(%error, "a loop of the runner ended badly");
+        }
+    }
+    match store::remove_worker(&engine.db, engine.worker_id).await {
+        Ok(()) => info!(worker.id = %engine.worker_id, "the runner has stopped"),
+        Err(error) => warn!(%error, "could not sign off; other processes will notice by the worker lease"),
+    }
+}
+
+/// Claims and advances until shutdown.
+async fn advance_loop(engine: Arc<Engine>, shutdown: CancellationToken) {
+    while !shutdown.is_cancelled() {
+        let Some(permits) = engine.reserve_capacity(&shutdown).await else { return };
+        let limit = permits.num_permits();
+        match engine.advance(Selection::Oldest(limit as u64), permits).await {
+            Ok(moved) if moved > 0 => {
+                if moved == limit {
+                    engine.wakeups.wake_runner();
+                }
+            }
+            Ok(_) => {
+                let idle =
+                    engine.settings.poll_interval / 2 + with_full_jitter(engine.settings.poll_interval / 2);
+                tokio::select! {
+                    () = engine.wakeups.wait_ready() => {}
+                    () = tokio::time::sleep(idle) => {}
+                    () = shutdown.cancelled() => {}
+                }
+            }
+            Err(error) => {
+                warn!(error = %chain(&error), "could not advance sagas; trying again");
+                tokio::time::sleep(TROUBLE_DELAY).await;
+            }
+        }
+    }
+}
+
+/// Gathers results and settles them, several batches at a time, until shutdown and then until nothing is open.
+async fn settle_loop(
+    engine: &Arc<Engine>,
+    mut answered: mpsc::Receiver<Answered>,
+    shutdown: &CancellationToken,
+) {
+    let slots = Arc::new(Semaphore::new(engine.settings.parallel_batches as usize));
+    let mut batches = JoinSet::new();
+    let drained = engine.drained_after(shutdown);
+    tokio::pin!(drained);
+    loop {
+        let first = tokio::select! {
+            first = answered.recv() => first,
+            () = &mut drained => None,
+        };
+        let Some(first) = first else { break };
+        let batch = engine.gather(first, &mut answered).await;
+        let Ok(slot) = slots.clone().acquire_owned().await else { break };
+        let engine = engine.clone();
+        batches.spawn(async move {
+            engine.settle_until_done(batch).await;
+            drop(slot);
+        });
+        while batches.try_join_next().is_some() {}
+    }
+    let rest = async { while batches.join_next().await.is_some() {} };
+    if tokio::time::timeout(engine.settings.drain_time, rest).await.is_err() {
+        warn!("stopped before every result was settled; another process will take the calls over");
+    }
+}
+
+impl Engine {
+    /// Waits for capacity for at least one call, and takes up to a batch of it; `None` on shutdown.
+    async fn reserve_capacity(&self, shutdown: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+        let first = tokio::select! {
+            first = self.permits.clone().acquire_owned() => first.ok()?,
+            () = shutdown.cancelled() => return None,
+        };
+        let more = self.permits.available_permits().min(self.settings.batch_size.saturating_sub(1) as usize);
+        let mut permits = first;
+        if let Ok(rest) = self.permits.clone().try_acquire_many_owned(u32::try_from(more).unwrap_or(0)) {
+            permits.merge(rest);
+        }
+        Some(permits)
+    }
+
+    /// Advances a selection; if a step fails for it, finds the culprits and lets the others through.
+    async fn advance(
+        &self,
+        selection: Selection,
+        permits: OwnedSemaphorePermit,
+    ) -> Result<usize, BatchError> {
+        let begun = Instant::now();
+        let advanced = match self.try_advance(selection, None).await {
+            Err(BatchError::Step { saga_ids, step, source, .. }) => {
+                warn!(step, sagas = saga_ids.len(), error = %chain(&source), "a step failed; bisecting its batch");
+                self.isolate(saga_ids.into_iter().map(|(id, _)| id).collect()).await?
+            }
+            other => other?,
+        };
+        let moved = advanced.moved;
+        if moved > 0 {
+            histogram!("oms_advance_seconds").record(begun.elapsed().as_secs_f64());
+            counter!("oms_sagas_advanced_total").increment(moved as u64);
+        }
+        self.publish(advanced, permits);
+        Ok(moved)
+    }
+
+    async fn try_advance(
+        &self,
+        selection: Selection,
+        halt_before: Option<Place>,
+    ) -> Result<Advanced, BatchError> {
+        let mut conflicts = 0;
+        loop {
+            let result =
+                advance::advance(&self.db, &self.definitions, self.worker_id, selection.clone(), halt_before)
+                    .await;
+            match result {
+                Err(error) if is_conflict(&error) && conflicts < MAX_CONFLICTS => conflicts += 1,
+                other => return other,
+            }
+        }
+    }
+
+    /// Advances sagas of which at least one makes a step fail: halves the set until the culprits are alone, and parks
+    /// each of them.
+    async fn isolate(&self, saga_ids: Vec<Uuid>) -> Result<Advanced, BatchError> {
+        let mut sets = vec![saga_ids];
+        let mut total = Advanced::default();
+        while let Some(mut set) = sets.pop() {
+            let result = match set.len() {
+                0 => continue,
+                1 => self.advance_alone(set[0]).await,
+                _ => {
+                    let right = set.split_off(set.len() / 2);
+                    let left_result = self.try_advance(Selection::These(set.clone()), None).await;
+                    sets.push(right);
+                    left_result
+                }
+            };
+            match result {
+                Ok(advanced) => total.absorb(advanced),
+                Err(BatchError::Step { .. }) => sets.push(set),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(total)
+    }
+
+    /// Advances one saga that may be a culprit, as far as it goes; parks it where it fails.
+    async fn advance_alone(&self, saga_id: Uuid) -> Result<Advanced, BatchError> {
+        let selection = Selection::These(vec![saga_id]);
+        let (step, place, start, source) = match self.try_advance(selection.clone(), None).await {
+            Err(BatchError::Step { step, place, saga_ids, source }) => {
+                (step, place, saga_ids.first().map(|(_, start)| *start), source)
+            }
+            other => return other,
+        };
+        if start != Some(place) {
+            // What comes before the failing step is done and committed; the step then fails at its own beginning.
+            return self.try_advance(selection, Some(place)).await;
+        }
+        counter!("oms_sagas_parked_total", "step" => step).increment(1);
+        error!(saga.id = %saga_id, step, error = %chain(&source), "the step cannot run for this saga; backing off");
+        advance::park(&self.db, &self.definitions, self.worker_id, saga_id, &chain(&source)).await
+    }
+
+    /// Waits shortly for more results, as long as calls are open, and takes up to a batch of them.
+    async fn gather(&self, first: Answered, answered: &mut mpsc::Receiver<Answered>) -> Vec<Answered> {
+        let limit = self.settings.batch_size as usize;
+        let mut batch = vec![first];
+        let deadline = tokio::time::Instant::now() + GATHER_TIME;
+        while batch.len() < limit {
+            if let Ok(next) = answered.try_recv() {
+                batch.push(next);
+                continue;
+            }
+            let open = self.settings.max_open_calls as usize - self.permits.available_permits();
+            if open <= batch.len() {
+                break;
+            }
+            match tokio::time::timeout_at(deadline, answered.recv()).await {
+                Ok(Some(next)) => batch.push(next),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        batch
+    }
+
+    /// Settles a batch, however long the database takes. When it takes longer than the leases, another process has
+    /// taken the calls over and the results are kept as evidence.
+    async fn settle_until_done(&self, batch: Vec<Answered>) {
+        let (results, permits): (Vec<CallResult>, Vec<OwnedSemaphorePermit>) =
+            batch.into_iter().map(|answered| (answered.result, answered.permit)).unzip();
+        let mut permits = permits.into_iter().reduce(|mut all, one| {
+            all.merge(one);
+            all
+        });
+        let mut sets: Vec<&[CallResult]> = vec![&results];
+        while let Some(set) = sets.pop() {
+            match advance::settle(&self.db, &self.definitions, self.worker_id, set).await {
+                Ok(advanced) => {
+                    counter!("oms_calls_settled_total").increment(set.len() as u64);
+                    if advanced.stale > 0 {
+                        counter!("oms_stale_results_total").increment(advanced.stale as u64);
+                        warn!(
+                            results = advanced.stale,
+                            "results came after their calls were taken over; kept as evidence"
+                        );
+                    }
+                    if let Some(permits) = &mut permits
+                        && let Some(own) = permits.split(set.len())
+                    {
+                        self.publish(advanced, own);
+                    }
+                }
+                Err(BatchError::Step { step, source, .. }) if set.len() > 1 => {
+                    warn!(step, results = set.len(), error = %chain(&source), "a step failed; bisecting its results");
+                    let (left, right) = set.split_at(set.len() / 2);
+                    sets.extend([right, left]);
+                }
+                Err(BatchError::Step { step, source, .. }) => {
+                    // The call stays open: its lease ends, and the same key gets the same answer again.
+                    counter!("oms_sagas_parked_total", "step" => step).increment(1);
+                    error!(saga.id = %set[0].dispatch.saga_id, step, error = %chain(&source),
+                        "the result cannot be recorded; the call is repeated when its lease is over");
+                }
+                Err(error) => {
+                    warn!(error = %chain(&error), "could not settle results; trying again");
+                    sets.push(set);
+                    tokio::time::sleep(if is_conflict(&error) { Duration::ZERO } else { TROUBLE_DELAY })
+                        .await;
+                }
+            }
+        }
+    }
+
+    /// Dispatches committed calls and wakes whoever waits for what was committed.
+    pub(super) fn publish(&self, advanced: Advanced, mut permits: OwnedSemaphorePermit) {
+        gauge!("oms_open_calls")
+            .set((self.settings.max_open_calls as usize - self.permits.available_permits()) as f64);
+        for dispatch in advanced.dispatches {
+            // There was a permit for each saga, and a saga has at most one call.
+            let Some(permit) = permits.split(1) else { break };
+            caller::dispatch(dispatch, permit, self.results.clone());
+        }
+        if advanced.made_ready {
+            self.wakeups.sagas_ready();
+        }
+        self.wakeups.subjects_changed(advanced.subject_ids);
+    }
+
+    /// Takes capacity for as many calls as `limit` at once, or nothing.
+    pub(super) fn try_reserve(&self, limit: u32) -> Option<OwnedSemaphorePermit> {
+        self.permits.clone().try_acquire_many_owned(limit).ok()
+    }
+
+    /// Completes when, after shutdown, no call is open any more or the drain time is over.
+    fn drained_after(self: &Arc<Self>, shutdown: &CancellationToken) -> impl Future<Output = ()> + use<> {
+        let (engine, shutdown) = (self.clone(), shutdown.clone());
+        async move {
+            shutdown.cancelled().await;
+            let all = engine.permits.acquire_many(engine.settings.max_open_calls);
+            // Holding every permit means that nothing is open; nobody needs them any more.
+            if let Ok(Ok(permits)) = tokio::time::timeout(engine.settings.drain_time, all).await {
+                permits.forget();
+            }
+        }
+    }
+}
+
+impl Advanced {
+    fn absorb(&mut self, other: Self) {
+        self.moved += other.moved;
+        self.dispatches.extend(other.dispatches);
+        self.subject_ids.extend(other.subject_ids);
+        self.made_ready |= other.made_ready;
+        self.stale += other.stale;
+    }
+}
+
+/// Returns whether the transaction lost a deadlock or a serialization conflict and may simply be run again.
+fn is_conflict(error: &BatchError) -> bool {
+    let source = match error {
+        BatchError::Database { source, .. }
+        | BatchError::Step { source: StepError::Database(source), .. } => source,
+        BatchError::Step { .. } => return false,
+    };
+    // SQLSTATE: serialization_failure, deadlock_detected (PostgreSQL manual, appendix A).
+    matches!(sql_state(source).as_deref(), Some("40001" | "40P01"))
+}
+
+fn sql_state(error: &DbErr) -> Option<String> {
+    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error
+    else {
+        return None;
+    };
+    error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned())
+}
+
+/// Writes an error and its causes in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,149 @@
+//! What a step is: a set function inside the transaction, or a call to another system outside of any.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sea_orm::{DatabaseTransaction, DbErr};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::definition::Definition;
+use super::plan::Cursor;
+
+/// Why a saga does not go on, in words for programs and for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Such as `OUT_OF_STOCK`.
+    pub code: String,
+    /// A sentence.
+    pub message: String,
+}
+
+impl Failure {
+    /// Makes a failure.
+    pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code: code.into(), message: message.into() }
+    }
+}
+
+/// What a local step says about one saga.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// Its effect is in the transaction.
+    Done,
+    /// It cannot be done; nothing was written for this saga. Compensate.
+    Refused(Failure),
+    /// Not now; nothing was written for this saga.
+    RetryAfter(Duration),
+}
+
+/// How a call to another system ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// The effect is there; this is the answer.
+    Succeeded(Value),
+    /// The other system said no for good: there is no effect and never will be under this key.
+    Refused(Failure),
+    /// Anything else. There may be an effect.
+    Unknown(String),
+}
+
+/// A saga in the hands of a step.
+#[derive(Debug, Clone)]
+pub struct Saga {
+    /// Its id.
+    pub id: Uuid,
+    /// What it works on.
+    pub subject_id: Uuid,
+    /// Why it compensates, if it does.
+    pub failure: Option<Failure>,
+    pub(super) definition: Arc<Definition>,
+    pub(super) cursor: Cursor,
+    pub(super) epoch: i32,
+    pub(super) stuck: bool,
+    pub(super) state: Value,
+}
+
+impl Saga {
+    /// Returns what the saga remembers.
+    ///
+    /// # Errors
+    /// [`StepError::State`]: the row does not hold an `S`.
+    pub fn state<S: DeserializeOwned>(&self) -> Result<S, StepError> {
+        S::deserialize(&self.state).map_err(StepError::State)
+    }
+
+    /// Replaces what the saga remembers.
+    ///
+    /// # Errors
+    /// [`StepError::State`]: the value cannot be written as JSON.
+    pub fn set_state(&mut self, state: &impl Serialize) -> Result<(), StepError> {
+        self.state = serde_json::to_value(state).map_err(StepError::State)?;
+        Ok(())
+    }
+}
+
+/// Why a step could not even give a verdict. The batch is rolled back and bisected.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// A statement failed.
+    #[error("the database refused a statement of the step")]
+    Database(#[from] DbErr),
+    /// The saga's state is not what the step wrote.
+    #[error("the saga's state cannot be read or written")]
+    State(#[source] serde_json::Error),
+    /// The step panicked.
+    #[error("the step panicked: {0}")]
+    Panicked(String),
+    /// The step broke its contract, or found rows that cannot be.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// A step whose effect is in our own database.
+#[async_trait]
+pub trait LocalStep: Send + Sync + 'static {
+    /// Works on all sagas that have reached the step, in one transaction, with statements over the whole set.
+    ///
+    /// Answers in the order of `sagas`. Whatever it writes commits together with the fact that it is done.
+    async fn run(&self, tx: &DatabaseTransaction, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError>;
+}
+
+/// A call about to be made.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// The same for each attempt of one (saga, step, direction, generation).
+    pub idempotency_key: String,
+    /// The frozen bytes, the same for each attempt as well.
+    pub request: String,
+    /// How long to wait for the answer.
+    pub time_out: Duration,
+}
+
+/// One saga and the definitive outcome of its call.
+#[derive(Debug)]
+pub struct Settled<'a> {
+    /// The saga.
+    pub saga: &'a mut Saga,
+    /// The answer, or the refusal.
+    pub outcome: Result<&'a Value, &'a Failure>,
+}
+
+/// A step whose effect is in another system.
+#[async_trait]
+pub trait ExternalStep: Send + Sync + 'static {
+    /// Freezes the request. Called once for each generation; what it returns is committed before it is sent.
+    ///
+    /// # Errors
+    /// The state does not hold what the request needs.
+    fn request(&self, saga: &Saga) -> Result<String, StepError>;
+
+    /// Makes the call. No transaction is open, and the step gets no database handle.
+    async fn call(&self, call: &Call) -> Outcome;
+
+    /// Writes what definitive outcomes mean into our own books, in the transaction that ends the calls.
+    async fn record(&self, tx: &DatabaseTransaction, settled: &mut [Settled<'_>]) -> Result<(), StepError>;
+}

@@ -1,0 +1,510 @@
+//! Every statement of the engine, each over a whole set of sagas.
+//!
+//! The lease of a saga is the row that says what it waits for: whoever deletes its `saga_ready`, `saga_timer` or
+//! `saga_call` row may move it, and commits the deletion together with the move. A crash gives the row back.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement, Value};
+use serde_json::Value as Json;
+use uuid::Uuid;
+
+use super::status::{Direction, SagaStatus};
+
+fn statement<const N: usize>(text: &str, values: [Value; N]) -> Statement {
+    Statement::from_sql_and_values(DbBackend::Postgres, text, values)
+}
+
+/// A saga to begin.
+#[derive(Debug, Clone)]
+pub struct NewSaga {
+    /// Its id.
+    pub id: Uuid,
+    /// What it works on.
+    pub subject_id: Uuid,
+    /// What its steps remember.
+    pub state: Json,
+}
+
+/// Begins sagas in the caller's transaction: they are ready when it commits.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn insert_sagas(
+    tx: &impl ConnectionTrait,
+    definition: &str,
+    version: i32,
+    sagas: &[NewSaga],
+) -> Result<(), DbErr> {
+    if sagas.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = sagas.iter().map(|saga| saga.id).collect();
+    let subject_ids: Vec<Uuid> = sagas.iter().map(|saga| saga.subject_id).collect();
+    let states: Vec<String> = sagas.iter().map(|saga| saga.state.to_string()).collect();
+    tx.execute_raw(statement(
+        "WITH begun AS (
+             INSERT INTO saga (id, subject_id, definition, version, state)
+             SELECT id, subject_id, $1, $2, state::jsonb
+             FROM unnest($3::uuid[], $4::uuid[], $5::text[]) AS input (id, subject_id, state)
+             RETURNING id
+         )
+         INSERT INTO saga_ready (saga_id) SELECT id FROM begun",
+        [definition.into(), version.into(), ids.into(), subject_ids.into(), states.into()],
+    ))
+    .await
+    .map(drop)
+}
+
+#[derive(FromQueryResult)]
+struct SagaId {
+    saga_id: Uuid,
+}
+
+fn ids(rows: Vec<SagaId>) -> Vec<Uuid> {
+    let mut ids: Vec<Uuid> = rows.into_iter().map(|row| row.saga_id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// Takes up to `limit` ready sagas that nobody else is taking, the oldest first.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn claim_ready(tx: &impl ConnectionTrait, limit: u64) -> Result<Vec<Uuid>, DbErr> {
+    // Served by saga_ready_pkey, from its left edge.
+    let rows = SagaId::find_by_statement(statement(
+        "DELETE FROM saga_ready WHERE saga_id IN
+             (SELECT saga_id FROM saga_ready ORDER BY saga_id LIMIT $1 FOR UPDATE SKIP LOCKED)
+         RETURNING saga_id",
+        [limit.into()],
+    ));
+    rows.all(tx).await.map(ids)
+}
+
+/// Takes those of these sagas that are ready and that nobody else is taking.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn claim_these(tx: &impl ConnectionTrait, saga_ids: &[Uuid]) -> Result<Vec<Uuid>, DbErr> {
+    let rows = SagaId::find_by_statement(statement(
+        "DELETE FROM saga_ready WHERE saga_id IN
+             (SELECT saga_id FROM saga_ready WHERE saga_id = ANY($1) ORDER BY saga_id FOR UPDATE SKIP LOCKED)
+         RETURNING saga_id",
+        [saga_ids.to_vec().into()],
+    ));
+    rows.all(tx).await.map(ids)
+}
+
+/// A row of `saga` as the runner reads it.
+#[derive(Debug, Clone, FromQueryResult)]
+pub struct SagaRow {
+    /// Its id.
+    pub id: Uuid,
+    /// What it works on.
+    pub subject_id: Uuid,
+    /// Name of its definition.
+    pub definition: String,
+    /// Version of its definition.
+    pub version: i32,
+    /// Where it stands.
+    pub status: SagaStatus,
+    /// Index of its step.
+    pub step: i16,
+    /// Which way it goes.
+    pub direction: Direction,
+    /// Attempts begun of this step, direction and generation.
+    pub attempt: i32,
+    /// Part of the idempotency key.
+    pub generation: i32,
+    /// Whether an attempt of this step ended unknown.
+    pub in_doubt: bool,
+    /// Attempts begun in all.
+    pub epoch: i32,
+    /// What its steps remember.
+    pub state: Json,
+    /// Why it compensates.
+    pub failure: Option<Json>,
+    /// When it came to this step.
+    pub step_since: DateTime<Utc>,
+    /// Since when a person should look.
+    pub stuck_since: Option<DateTime<Utc>>,
+    /// The database's clock.
+    pub now: DateTime<Utc>,
+}
+
+/// Reads these sagas, in the order of their ids. The caller holds their leases.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn load_sagas(tx: &impl ConnectionTrait, saga_ids: &[Uuid]) -> Result<Vec<SagaRow>, DbErr> {
+    SagaRow::find_by_statement(statement(
+        "SELECT id, subject_id, definition, version, status, step, direction, attempt, generation, in_doubt, epoch,
+                state, failure, step_since, stuck_since, now() AS now
+         FROM saga WHERE id = ANY($1) ORDER BY id",
+        [saga_ids.to_vec().into()],
+    ))
+    .all(tx)
+    .await
+}
+
+/// The request that was frozen when a step was first attempted.
+#[derive(Debug, Clone, FromQueryResult)]
+pub struct FrozenRequest {
+    /// The saga.
+    pub saga_id: Uuid,
+    /// Name of the step.
+    pub step: String,
+    /// Which way.
+    pub direction: Direction,
+    /// Which generation of the key.
+    pub generation: i32,
+    /// The bytes.
+    pub request: String,
+}
+
+/// Reads the frozen requests of these sagas from their history.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn load_frozen_requests(
+    tx: &impl ConnectionTrait,
+    saga_ids: Vec<Uuid>,
+) -> Result<Vec<FrozenRequest>, DbErr> {
+    // Served by saga_log_pkey.
+    FrozenRequest::find_by_statement(statement(
+        "SELECT DISTINCT ON (saga_id, step, direction, generation) saga_id, step, direction, generation, request
+         FROM saga_log WHERE saga_id = ANY($1) AND request IS NOT NULL
+         ORDER BY saga_id, step, direction, generation, epoch",
+        [saga_ids.into()],
+    ))
+    .all(tx)
+    .await
+}
+
+/// An open call, or one that was open until it was taken.
+#[derive(Debug, Clone, FromQueryResult)]
+pub struct CallRow {
+    /// The saga that makes it.
+    pub saga_id: Uuid,
+    /// Index of the step.
+    pub step: i16,
+    /// Which way.
+    pub direction: Direction,
+    /// Whoever records the result names this.
+    pub epoch: i32,
+    /// Counted from 1.
+    pub attempt: i32,
+    /// Which generation of the key.
+    pub generation: i32,
+    /// The key.
+    pub idempotency_key: String,
+    /// The frozen bytes.
+    pub request: String,
+    /// When the intent was committed.
+    pub started_at: DateTime<Utc>,
+}
+
+/// Ends the open calls of these sagas whose epoch matches, and returns them. A miss changes nothing.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn take_calls(
+    tx: &impl ConnectionTrait,
+    saga_ids: Vec<Uuid>,
+    epochs: Vec<i32>,
+) -> Result<Vec<CallRow>, DbErr> {
+    CallRow::find_by_statement(statement(
+        "DELETE FROM saga_call USING unnest($1::uuid[], $2::integer[]) AS input (saga_id, epoch)
+         WHERE saga_call.saga_id = input.saga_id AND saga_call.epoch = input.epoch
+         RETURNING saga_call.*",
+        [saga_ids.into(), epochs.into()],
+    ))
+    .all(tx)
+    .await
+}
+
+/// Ends up to `limit` open calls whose lease is over or whose worker is dead, and returns them.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn take_abandoned_calls(
+    tx: &impl ConnectionTrait,
+    worker_lease: Duration,
+    limit: u64,
+) -> Result<Vec<CallRow>, DbErr> {
+    // Served by saga_call_lease and saga_call_worker; a worker that left takes its row along.
+    CallRow::find_by_statement(statement(
+        "DELETE FROM saga_call WHERE saga_id IN (
+             SELECT saga_id FROM saga_call
+             WHERE lease_expires_at < now()
+                OR NOT EXISTS (SELECT FROM worker WHERE worker.id = saga_call.worker_id
+                                  AND worker.heartbeat_at > now() - $1 * interval '1 millisecond')
+             ORDER BY saga_id LIMIT $2 FOR UPDATE OF saga_call SKIP LOCKED)
+         RETURNING saga_call.*",
+        [millis(worker_lease).into(), limit.into()],
+    ))
+    .all(tx)
+    .await
+}
+
+/// Makes up to `limit` sagas ready whose timer is due, and returns how many.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn fire_timers(db: &impl ConnectionTrait, limit: u64) -> Result<u64, DbErr> {
+    // Served by saga_timer_due. One statement, so one commit: the saga is never without a row.
+    let result = db
+        .execute_raw(statement(
+            "WITH due AS (
+                 DELETE FROM saga_timer WHERE saga_id IN
+                     (SELECT saga_id FROM saga_timer WHERE due_at <= now() ORDER BY due_at LIMIT $1
+                      FOR UPDATE SKIP LOCKED)
+                 RETURNING saga_id
+             )
+             INSERT INTO saga_ready (saga_id) SELECT saga_id FROM due",
+            [limit.into()],
+        ))
+        .await?;
+    Ok(result.rows_affected())
+}
+
+/// What one transaction leaves behind: columns of the sagas, history, and what each saga waits for.
+#[derive(Debug, Default)]
+pub(super) struct Writes {
+    pub(super) sagas: Vec<SagaUpdate>,
+    pub(super) log: Vec<LogEntry>,
+    pub(super) calls: Vec<NewCall>,
+    pub(super) timers: Vec<(Uuid, Duration)>,
+    pub(super) ready: Vec<Uuid>,
+}
+
+/// The columns of a saga that change.
+#[derive(Debug)]
+pub(super) struct SagaUpdate {
+    pub(super) id: Uuid,
+    pub(super) status: SagaStatus,
+    pub(super) step: i16,
+    pub(super) direction: Direction,
+    pub(super) attempt: u32,
+    pub(super) generation: u32,
+    pub(super) in_doubt: bool,
+    pub(super) epoch: i32,
+    pub(super) state: Json,
+    pub(super) failure: Option<Json>,
+    pub(super) step_since: DateTime<Utc>,
+    pub(super) stuck: bool,
+}
+
+/// What kind of thing happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LogKind {
+    Attempt,
+    Plan,
+    Evidence,
+}
+
+impl LogKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Attempt => "ATTEMPT",
+            Self::Plan => "PLAN",
+            Self::Evidence => "EVIDENCE",
+        }
+    }
+}
+
+/// A row of `saga_log`. An empty key, request or detail is stored as null.
+#[derive(Debug, Clone)]
+pub(super) struct LogEntry {
+    pub(super) saga_id: Uuid,
+    pub(super) epoch: i32,
+    pub(super) kind: LogKind,
+    pub(super) step: &'static str,
+    pub(super) direction: Direction,
+    pub(super) attempt: u32,
+    pub(super) generation: u32,
+    pub(super) outcome: &'static str,
+    pub(super) idempotency_key: String,
+    pub(super) request: String,
+    pub(super) detail: String,
+    pub(super) started_at: DateTime<Utc>,
+}
+
+/// A row of `saga_call` to be written: an intent.
+#[derive(Debug, Clone)]
+pub(super) struct NewCall {
+    pub(super) saga_id: Uuid,
+    pub(super) step: i16,
+    pub(super) direction: Direction,
+    pub(super) epoch: i32,
+    pub(super) attempt: u32,
+    pub(super) generation: u32,
+    pub(super) idempotency_key: String,
+    pub(super) request: String,
+    pub(super) time_out: Duration,
+    pub(super) lease: Duration,
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn column<T, V>(rows: &[T], value: impl Fn(&T) -> V) -> Value
+where
+    Vec<V>: Into<Value>,
+{
+    rows.iter().map(value).collect::<Vec<V>>().into()
+}
+
+/// Writes everything, one statement for each table.
+pub(super) async fn write(tx: &impl ConnectionTrait, writes: Writes, worker_id: Uuid) -> Result<(), DbErr> {
+    update_sagas(tx, &writes.sagas).await?;
+    insert_log(tx, &writes.log).await?;
+    insert_calls(tx, &writes.calls, worker_id).await?;
+    if !writes.timers.is_empty() {
+        let sql = "INSERT INTO saga_timer (saga_id, due_at)
+                   SELECT saga_id, now() + delay_ms * interval '1 millisecond'
+                   FROM unnest($1::uuid[], $2::bigint[]) AS input (saga_id, delay_ms)";
+        let timers = &writes.timers;
+        let values = [column(timers, |(id, _)| *id), column(timers, |(_, delay)| millis(*delay))];
+        tx.execute_raw(statement(sql, values)).await?;
+    }
+    if !writes.ready.is_empty() {
+        let sql = "INSERT INTO saga_ready (saga_id) SELECT * FROM unnest($1::uuid[])";
+        tx.execute_raw(statement(sql, [writes.ready.into()])).await?;
+    }
+    Ok(())
+}
+
+async fn update_sagas(tx: &impl ConnectionTrait, sagas: &[SagaUpdate]) -> Result<(), DbErr> {
+    use sea_orm::ActiveEnum;
+    if sagas.is_empty() {
+        return Ok(());
+    }
+    let json = |value: &Option<Json>| value.as_ref().map(Json::to_string).unwrap_or_default();
+    tx.execute_raw(statement(
+        "UPDATE saga
+         SET status = input.status, step = input.step, direction = input.direction, attempt = input.attempt,
+             generation = input.generation, in_doubt = input.in_doubt, epoch = input.epoch,
+             state = input.state::jsonb, failure = nullif(input.failure, '')::jsonb, step_since = input.step_since,
+             stuck_since = CASE WHEN input.stuck THEN coalesce(saga.stuck_since, now()) END,
+             updated_at = now(),
+             finished_at = CASE WHEN input.status IN ('SUCCEEDED', 'COMPENSATED') THEN now() END
+         FROM unnest($1::uuid[], $2::text[], $3::smallint[], $4::text[], $5::integer[], $6::integer[], $7::boolean[],
+                     $8::integer[], $9::text[], $10::text[], $11::timestamptz[], $12::boolean[])
+             AS input (id, status, step, direction, attempt, generation, in_doubt, epoch, state, failure, step_since,
+                       stuck)
+         WHERE saga.id = input.id",
+        [
+            column(sagas, |saga| saga.id),
+            column(sagas, |saga| saga.status.to_value()),
+            column(sagas, |saga| saga.step),
+            column(sagas, |saga| saga.direction.to_value()),
+            column(sagas, |saga| saga.attempt.cast_signed()),
+            column(sagas, |saga| saga.generation.cast_signed()),
+            column(sagas, |saga| saga.in_doubt),
+            column(sagas, |saga| saga.epoch),
+            column(sagas, |saga| saga.state.to_string()),
+            column(sagas, |saga| json(&saga.failure)),
+            column(sagas, |saga| saga.step_since),
+            column(sagas, |saga| saga.stuck),
+        ],
+    ))
+    .await
+    .map(drop)
+}
+
+/// Appends history. An entry that is there already, such as the same late answer twice, is left as it is.
+pub(super) async fn insert_log(tx: &impl ConnectionTrait, log: &[LogEntry]) -> Result<(), DbErr> {
+    use sea_orm::ActiveEnum;
+    if log.is_empty() {
+        return Ok(());
+    }
+    tx.execute_raw(statement(
+        "INSERT INTO saga_log (saga_id, epoch, kind, step, direction, attempt, generation, outcome, idempotency_key,
+                               request, detail, started_at)
+         SELECT saga_id, epoch, kind, step, direction, attempt, generation, outcome, nullif(idempotency_key, ''),
+                nullif(request, ''), nullif(detail, '')::jsonb, started_at
+         FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::integer[],
+                     $8::text[], $9::text[], $10::text[], $11::text[], $12::timestamptz[])
+             AS input (saga_id, epoch, kind, step, direction, attempt, generation, outcome, idempotency_key, request,
+                       detail, started_at)
+         ON CONFLICT (saga_id, epoch, kind) DO NOTHING",
+        [
+            column(log, |entry| entry.saga_id),
+            column(log, |entry| entry.epoch),
+            column(log, |entry| entry.kind.as_str().to_owned()),
+            column(log, |entry| entry.step.to_owned()),
+            column(log, |entry| entry.direction.to_value()),
+            column(log, |entry| entry.attempt.cast_signed()),
+            column(log, |entry| entry.generation.cast_signed()),
+            column(log, |entry| entry.outcome.to_owned()),
+            column(log, |entry| entry.idempotency_key.clone()),
+            column(log, |entry| entry.request.clone()),
+            column(log, |entry| entry.detail.clone()),
+            column(log, |entry| entry.started_at),
+        ],
+    ))
+    .await
+    .map(drop)
+}
+
+async fn insert_calls(tx: &impl ConnectionTrait, calls: &[NewCall], worker_id: Uuid) -> Result<(), DbErr> {
+    use sea_orm::ActiveEnum;
+    if calls.is_empty() {
+        return Ok(());
+    }
+    tx.execute_raw(statement(
+        "INSERT INTO saga_call (saga_id, step, direction, epoch, attempt, generation, worker_id, idempotency_key,
+                                request, deadline, lease_expires_at)
+         SELECT saga_id, step, direction, epoch, attempt, generation, $1, idempotency_key, request,
+                now() + time_out_ms * interval '1 millisecond', now() + lease_ms * interval '1 millisecond'
+         FROM unnest($2::uuid[], $3::smallint[], $4::text[], $5::integer[], $6::integer[], $7::integer[], $8::text[],
+                     $9::text[], $10::bigint[], $11::bigint[])
+             AS input (saga_id, step, direction, epoch, attempt, generation, idempotency_key, request, time_out_ms,
+                       lease_ms)",
+        [
+            worker_id.into(),
+            column(calls, |call| call.saga_id),
+            column(calls, |call| call.step),
+            column(calls, |call| call.direction.to_value()),
+            column(calls, |call| call.epoch),
+            column(calls, |call| call.attempt.cast_signed()),
+            column(calls, |call| call.generation.cast_signed()),
+            column(calls, |call| call.idempotency_key.clone()),
+            column(calls, |call| call.request.clone()),
+            column(calls, |call| millis(call.time_out)),
+            column(calls, |call| millis(call.lease)),
+        ],
+    ))
+    .await
+    .map(drop)
+}
+
+/// Says that a worker is alive, for the first time or again.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn record_heartbeat(db: &impl ConnectionTrait, worker_id: Uuid, name: &str) -> Result<(), DbErr> {
+    db.execute_raw(statement(
+        "INSERT INTO worker (id, name) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET heartbeat_at = now()",
+        [worker_id.into(), name.into()],
+    ))
+    .await
+    .map(drop)
+}
+
+/// Removes a worker that left, and those that have been silent for a day.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn remove_worker(db: &impl ConnectionTrait, worker_id: Uuid) -> Result<(), DbErr> {
+    db.execute_raw(statement(
+        "DELETE FROM worker WHERE id = $1 OR heartbeat_at < now() - interval '1 day'",
+        [worker_id.into()],
+    ))
+    .await
+    .map(drop)
+}

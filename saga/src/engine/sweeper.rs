@@ -1,0 +1,90 @@
+//! Moves what is due or abandoned back into play, from rows alone: timers, expired calls, calls of dead workers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::runner::{Engine, chain};
+use super::{advance, store};
+
+/// The most timers or calls handled in one transaction.
+const SWEEP_LIMIT: u32 = 500;
+
+/// How often abandoned calls are looked for, and how often a heartbeat is given.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Makes sagas ready when their timers are due.
+pub(super) async fn sweep_timers(engine: Arc<Engine>, shutdown: CancellationToken) {
+    while !shutdown.is_cancelled() {
+        match store::fire_timers(&engine.db, u64::from(SWEEP_LIMIT)).await {
+            Ok(fired) if fired > 0 => {
+                engine.wakeups.sagas_ready();
+                if fired == u64::from(SWEEP_LIMIT) {
+                    continue;
+                }
+            }
+            Ok(_) => {}
+            Err(error) => warn!(%error, "could not look at the timers; trying again"),
+        }
+        shutdown.run_until_cancelled(tokio::time::sleep(engine.settings.timer_interval)).await;
+    }
+}
+
+/// Gives the first heartbeat; returns false if shutdown comes before the database lets it.
+pub(super) async fn sign_on(engine: &Engine, shutdown: &CancellationToken) -> bool {
+    while !shutdown.is_cancelled() {
+        match give_heartbeat(engine).await {
+            Ok(()) => return true,
+            Err(error) => warn!(%error, "could not sign on; trying again"),
+        }
+        shutdown.run_until_cancelled(tokio::time::sleep(HEARTBEAT_INTERVAL)).await;
+    }
+    false
+}
+
+/// Gives this worker's heartbeat until its last call is settled.
+pub(super) async fn keep_heartbeat(engine: Arc<Engine>, drained: CancellationToken) {
+    while drained.run_until_cancelled(tokio::time::sleep(HEARTBEAT_INTERVAL)).await.is_some() {
+        if let Err(error) = give_heartbeat(&engine).await {
+            warn!(%error, "could not give a heartbeat; trying again");
+        }
+    }
+}
+
+async fn give_heartbeat(engine: &Engine) -> Result<(), sea_orm::DbErr> {
+    let name = format!("pid {}", std::process::id());
+    store::record_heartbeat(&engine.db, engine.worker_id, &name).await
+}
+
+/// Takes over calls that nobody makes any more.
+pub(super) async fn sweep_abandoned(engine: Arc<Engine>, shutdown: CancellationToken) {
+    while !shutdown.is_cancelled() {
+        if let Err(error) = expire_calls(&engine).await {
+            warn!(error = %chain(&error), "could not take over abandoned calls; trying again");
+        }
+        shutdown.run_until_cancelled(tokio::time::sleep(HEARTBEAT_INTERVAL)).await;
+    }
+}
+
+async fn expire_calls(engine: &Engine) -> Result<(), advance::BatchError> {
+    loop {
+        // An expired call may lead straight to another one; without capacity for that, leave it to the next sweep.
+        let limit = SWEEP_LIMIT.min(engine.settings.max_open_calls);
+        let Some(permits) = engine.try_reserve(limit) else { return Ok(()) };
+        let advanced = advance::expire(
+            &engine.db,
+            &engine.definitions,
+            engine.worker_id,
+            engine.settings.worker_lease,
+            u64::from(limit),
+        )
+        .await?;
+        let moved = advanced.moved;
+        engine.publish(advanced, permits);
+        if moved < limit as usize {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Makes the reservation and the order final, once the money is taken.
+
+use async_trait::async_trait;
+use domain::order::event::OrderEvent;
+use domain::order::store::append;
+use domain::stock::store::confirm_reservations;
+use sea_orm::DatabaseTransaction;
+
+use super::order_ids;
+use crate::engine::{LocalStep, Saga, StepError, Verdict};
+
+/// Confirms the order.
+pub(super) struct ConfirmOrder;
+
+#[async_trait]
+impl LocalStep for ConfirmOrder {
+    async fn run(&self, tx: &DatabaseTransaction, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
+        let order_ids = order_ids(sagas);
+        confirm_reservations(tx, &order_ids).await?;
+        append(tx, order_ids.into_iter().map(|id| (id, OrderEvent::OrderConfirmed {})).collect()).await?;
+        Ok(vec![Verdict::Done; sagas.len()])
+    }
+}
