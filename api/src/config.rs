@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use domain::money::Currency;
+use saga::engine::RunnerSettings;
+use saga::place_order;
 
 use crate::postgres::PoolSettings;
+use crate::postgres::embedded::MAX_CONNECTIONS;
 
 /// Which database, for every subcommand.
 #[derive(Debug, Clone, Default, Args)]
@@ -19,14 +22,14 @@ pub struct DatabaseArgs {
     ///
     /// Without it, an embedded Postgres runs in the data folder, from the server programs that are installed on
     /// this machine (or in the folder that PG_BIN_DIR names).
-    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, global = true)]
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: Option<String>,
 
     /// Folder of the embedded Postgres [default: .oms in the working folder]
     ///
     /// Its data survives restarts. It is made when missing, and not used with a database URL. Run by root, where
     /// the Postgres account cannot enter the working folder, the default is a folder under /var/lib/oms.
-    #[arg(long, env = "OMS_DATA_DIR", value_name = "DIR", global = true)]
+    #[arg(long, env = "OMS_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 }
 
@@ -118,7 +121,7 @@ pub struct ProcessArgs {
 
     /// Most database connections of the API; a request that gets none in 2 seconds is answered 503
     #[arg(long, env = "OMS_POOL_SIZE", value_name = "CONNECTIONS", default_value_t = Self::default().pool_size,
-          value_parser = clap::value_parser!(u32).range(2..=1000))]
+          value_parser = clap::value_parser!(u32).range(4..=1000))]
     pub pool_size: u32,
 
     /// Milliseconds a request waits for a database connection
@@ -147,7 +150,7 @@ impl Default for ProcessArgs {
             pool_size: 20,
             acquire_timeout_ms: 2_000,
             statement_timeout_ms: 30_000,
-            drain_seconds: 20,
+            drain_seconds: 10,
         }
     }
 }
@@ -176,23 +179,23 @@ impl Default for StoreArgs {
 #[command(next_help_heading = "Runner")]
 pub struct RunnerArgs {
     /// Most sagas advanced in one transaction; more is faster and makes each wait longer
-    #[arg(long, env = "OMS_RUNNER_BATCH_SIZE", value_name = "SAGAS", default_value_t = Self::default().batch_size,
+    #[arg(long = "runner-batch-size", env = "OMS_RUNNER_BATCH_SIZE", value_name = "SAGAS", default_value_t = Self::default().batch_size,
           value_parser = clap::value_parser!(u32).range(1..=5_000))]
     pub batch_size: u32,
 
     /// Most gateway calls in flight at a time in this process
-    #[arg(long, env = "OMS_RUNNER_MAX_OPEN_CALLS", value_name = "CALLS", default_value_t = Self::default().max_open_calls,
+    #[arg(long = "runner-max-open-calls", env = "OMS_RUNNER_MAX_OPEN_CALLS", value_name = "CALLS", default_value_t = Self::default().max_open_calls,
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_open_calls: u32,
 
     /// Seconds without a heartbeat after which another process takes over what this one was doing
-    #[arg(long, env = "OMS_RUNNER_WORKER_LEASE_SECONDS", value_name = "SECONDS",
+    #[arg(long = "runner-worker-lease-seconds", env = "OMS_RUNNER_WORKER_LEASE_SECONDS", value_name = "SECONDS",
           default_value_t = Self::default().worker_lease_seconds,
           value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub worker_lease_seconds: u64,
 
     /// Milliseconds between two looks for work that no notification announced
-    #[arg(long, env = "OMS_RUNNER_POLL_INTERVAL_MS", value_name = "MS", default_value_t = Self::default().poll_interval_ms,
+    #[arg(long = "runner-poll-interval-ms", env = "OMS_RUNNER_POLL_INTERVAL_MS", value_name = "MS", default_value_t = Self::default().poll_interval_ms,
           value_parser = clap::value_parser!(u64).range(10..=60_000))]
     pub poll_interval_ms: u64,
 
@@ -207,9 +210,9 @@ impl Default for RunnerArgs {
         Self {
             batch_size: 500,
             max_open_calls: 1_000,
-            worker_lease_seconds: 15,
+            worker_lease_seconds: 5,
             poll_interval_ms: 500,
-            runner_pool_size: 8,
+            runner_pool_size: 10,
         }
     }
 }
@@ -219,16 +222,34 @@ impl Default for RunnerArgs {
 #[command(next_help_heading = "Payment gateway")]
 pub struct GatewayArgs {
     /// Milliseconds the simulated gateway takes to answer
-    #[arg(long, env = "OMS_GATEWAY_DELAY_MS", value_name = "MS", default_value_t = Self::default().delay_ms,
+    #[arg(long = "gateway-delay-ms", env = "OMS_GATEWAY_DELAY_MS", value_name = "MS", default_value_t = Self::default().delay_ms,
           value_parser = clap::value_parser!(u64).range(0..=60_000))]
     pub delay_ms: u64,
+
+    /// Milliseconds to wait for the gateway's answer; the outcome is then unknown and asked for again
+    #[arg(long = "gateway-timeout-ms", env = "OMS_GATEWAY_TIMEOUT_MS", value_name = "MS",
+          default_value_t = Self::default().timeout_ms, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    pub timeout_ms: u64,
 }
 
 impl Default for GatewayArgs {
     fn default() -> Self {
-        Self { delay_ms: 20 }
+        Self { delay_ms: 20, timeout_ms: 10_000 }
     }
 }
+
+impl GatewayArgs {
+    /// What the saga takes from these settings.
+    pub fn saga_settings(&self) -> place_order::Settings {
+        place_order::Settings {
+            gateway_time_out: Duration::from_millis(self.timeout_ms),
+            ..place_order::Settings::default()
+        }
+    }
+}
+
+/// Connections that the pools leave to subcommands, `psql`, listeners and the superuser.
+const SPARE_CONNECTIONS: u32 = 30;
 
 /// Two settings that do not go together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -244,6 +265,16 @@ pub enum SettingsError {
         poll_ms: u64,
         /// The lease.
         lease_seconds: u64,
+    },
+    /// The pools would take more connections than the embedded server has.
+    #[error(
+        "OMS_POOL_SIZE and OMS_RUNNER_POOL_SIZE come to {total} connections and the embedded Postgres has {} to spare; \
+         lower them, or set DATABASE_URL to a server with more",
+        MAX_CONNECTIONS - SPARE_CONNECTIONS
+    )]
+    TooManyConnections {
+        /// Both together.
+        total: u32,
     },
     /// A caller would wait for a connection longer than its statement may run.
     #[error(
@@ -272,6 +303,10 @@ impl ServeArgs {
         if acquire_ms >= statement_ms {
             return Err(SettingsError::AcquireSlowerThanStatement { acquire_ms, statement_ms });
         }
+        let total = self.process.pool_size + self.runner.runner_pool_size;
+        if self.database.url().is_none() && total > MAX_CONNECTIONS - SPARE_CONNECTIONS {
+            return Err(SettingsError::TooManyConnections { total });
+        }
         Ok(())
     }
 
@@ -283,7 +318,22 @@ impl ServeArgs {
     /// The pool of the runner, apart from the API's, so that neither can starve the other.
     pub fn runner_pool(&self) -> PoolSettings {
         // A runner waits: it has nothing better to do, and giving up would only make it ask again.
-        PoolSettings { acquire_timeout: Duration::from_secs(30), ..self.pool("oms runner", self.runner.runner_pool_size) }
+        PoolSettings {
+            acquire_timeout: Duration::from_secs(30),
+            ..self.pool("oms runner", self.runner.runner_pool_size)
+        }
+    }
+
+    /// What the runner takes from these settings.
+    pub fn runner_settings(&self) -> RunnerSettings {
+        RunnerSettings {
+            batch_size: self.runner.batch_size,
+            max_open_calls: self.runner.max_open_calls,
+            poll_interval: Duration::from_millis(self.runner.poll_interval_ms),
+            worker_lease: Duration::from_secs(self.runner.worker_lease_seconds),
+            drain_time: Duration::from_secs(self.process.drain_seconds),
+            ..RunnerSettings::default()
+        }
     }
 
     fn pool(&self, name: &'static str, max_connections: u32) -> PoolSettings {
@@ -310,5 +360,14 @@ mod tests {
         let mut args = ServeArgs::default();
         args.runner.poll_interval_ms = 20_000;
         assert!(matches!(args.check(), Err(SettingsError::PollSlowerThanLease { .. })));
+    }
+
+    #[test]
+    fn pools_larger_than_the_embedded_server_are_refused() {
+        let mut args = ServeArgs::default();
+        args.process.pool_size = 500;
+        assert_eq!(args.check(), Err(SettingsError::TooManyConnections { total: 510 }));
+        args.database.database_url = Some("postgresql://elsewhere/oms".to_owned());
+        assert_eq!(args.check(), Ok(()));
     }
 }

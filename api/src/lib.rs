@@ -1,1 +1,17 @@
-//! Placeholder.
+//! How people and programs talk to the order management system: GraphQL over HTTP, and the command line.
+//!
+//! Start reading at [`serve`], which puts a process together.
+
+pub mod app;
+pub mod catalog_import;
+pub mod cli;
+pub mod config;
+mod database_error;
+pub mod event_feed;
+pub mod graphql;
+pub mod http;
+pub mod placing;
+pub mod postgres;
+pub mod serve;
+pub mod shutdown;
+pub mod telemetry;

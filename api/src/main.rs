@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! The `oms` program; see [`oms::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    oms::cli::run()
+}

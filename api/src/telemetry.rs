@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -15,6 +16,9 @@ const DURATION_BUCKETS_SECONDS: &[f64] =
 
 /// Upper bounds of the buckets of a batch size.
 const BATCH_BUCKETS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0];
+
+/// How often what the histograms gathered is summed up; what nobody scrapes would pile up otherwise.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Starts logging to standard error. `default_filter` counts where the user gave none.
 ///
@@ -53,4 +57,13 @@ pub fn metrics() -> &'static PrometheusHandle {
         }
         handle
     })
+}
+
+/// Keeps the metrics small for as long as it is polled.
+pub async fn keep_metrics() {
+    let handle = metrics();
+    loop {
+        tokio::time::sleep(UPKEEP_INTERVAL).await;
+        handle.run_upkeep();
+    }
 }

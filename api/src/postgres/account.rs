@@ -70,7 +70,8 @@ mod tests {
 
     #[test]
     fn an_account_is_found_by_its_whole_name() {
-        let passwd = "root:x:0:0::/root:/bin/sh\npostgres2:x:7:7::/:/bin/sh\npostgres:x:101:103:,,,:/var:/bin/sh\n";
+        let passwd =
+            "root:x:0:0::/root:/bin/sh\npostgres2:x:7:7::/:/bin/sh\npostgres:x:101:103:,,,:/var:/bin/sh\n";
         let account = find(passwd, "postgres").map(|account| (account.uid, account.gid));
         assert_eq!(account, Some((101, 103)));
         assert_eq!(find(passwd, "nobody"), None);

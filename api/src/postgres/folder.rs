@@ -37,13 +37,7 @@ impl Folder {
     /// Opens the folder, making it (mode 0700) when missing and giving it to the server's account when run by root.
     pub(super) fn open(dir: &Path) -> Result<Self, EmbeddedError> {
         let account = Account::for_server_in(dir)?;
-        let parent = dir.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(parent).map_err(|e| EmbeddedError::io("create", parent, e))?;
-        if let Some(account) = &account
-            && !account.can_enter(parent)
-        {
-            return Err(EmbeddedError::NotEnterable { account: account.name.clone(), dir: parent.to_owned() });
-        }
+        make_parent(dir.parent().unwrap_or(Path::new("/")), account.as_ref())?;
         match DirBuilder::new().mode(0o700).create(dir) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => check_is_ours(dir)?,
@@ -51,7 +45,7 @@ impl Folder {
         }
         // Postgres wants its folder closed to others, and `trust` relies on it.
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
-            .map_err(|e| EmbeddedError::io("use the folder of another user,", dir, e))?;
+            .map_err(|e| not_ours_or("close", dir, e))?;
         let folder = Self { dir: dir.to_owned(), account };
         folder.give_away(dir)?;
         Ok(folder)
@@ -88,7 +82,8 @@ impl Folder {
     pub(super) fn open_log(&self) -> Result<File, EmbeddedError> {
         let path = self.log();
         if fs::metadata(&path).is_ok_and(|metadata| metadata.len() > MAX_LOG_BYTES) {
-            fs::rename(&path, self.dir.join("postgres.log.1")).map_err(|e| EmbeddedError::io("rename", &path, e))?;
+            fs::rename(&path, self.dir.join("postgres.log.1"))
+                .map_err(|e| EmbeddedError::io("rename", &path, e))?;
         }
         self.open_file(&path)
     }
@@ -126,7 +121,9 @@ impl Folder {
         loop {
             match lock.file.try_lock() {
                 Ok(()) => return Ok(lock),
-                Err(TryLockError::WouldBlock) if Instant::now() < end => thread::sleep(Duration::from_millis(20)),
+                Err(TryLockError::WouldBlock) if Instant::now() < end => {
+                    thread::sleep(Duration::from_millis(20))
+                }
                 Err(TryLockError::WouldBlock) => return Err(EmbeddedError::Busy { dir: self.dir.clone() }),
                 Err(TryLockError::Error(error)) => return Err(EmbeddedError::io("lock", &lock.path, error)),
             }
@@ -153,9 +150,39 @@ impl Folder {
     }
 }
 
+/// Makes the folder around ours, if the server's account will get that far.
+fn make_parent(parent: &Path, account: Option<&Account>) -> Result<(), EmbeddedError> {
+    if let Some(account) = account {
+        let existing = parent.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+        if !account.can_enter(existing) {
+            return Err(EmbeddedError::NotEnterable {
+                account: account.name.clone(),
+                dir: existing.to_owned(),
+            });
+        }
+    }
+    if parent.exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(parent).map_err(|e| EmbeddedError::io("create", parent, e))?;
+    if account.is_some() {
+        // Root's umask may have closed what the server's account has to pass.
+        fs::set_permissions(parent, fs::Permissions::from_mode(0o755))
+            .map_err(|e| EmbeddedError::io("open up", parent, e))?;
+    }
+    Ok(())
+}
+
+fn not_ours_or(action: &'static str, dir: &Path, error: io::Error) -> EmbeddedError {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => EmbeddedError::BelongsToOther { dir: dir.to_owned() },
+        _ => EmbeddedError::io(action, dir, error),
+    }
+}
+
 /// Refuses a folder that holds other things, before its owner and mode are changed.
 fn check_is_ours(dir: &Path) -> Result<(), EmbeddedError> {
-    let entries = fs::read_dir(dir).map_err(|e| EmbeddedError::io("read", dir, e))?;
+    let entries = fs::read_dir(dir).map_err(|e| not_ours_or("read", dir, e))?;
     let names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
     if names.is_empty() || names.iter().any(|name| OUR_NAMES.iter().any(|ours| name == ours)) {
         return Ok(());

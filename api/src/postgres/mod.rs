@@ -6,32 +6,31 @@
 //!
 //! Absent on purpose: migrations (`migration`), and any query on our own tables.
 
-use std::env;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use sea_orm::{DatabaseConnection, SqlxPostgresConnector};
-use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
 
-use self::account::Account;
+use self::data_dir::DataDir;
 use self::embedded::{Claim, EmbeddedError, EmbeddedOptions, EmbeddedServer};
 use crate::config::DatabaseArgs;
 
 mod account;
 mod binaries;
+mod data_dir;
 pub mod embedded;
+mod embedded_error;
 mod folder;
+mod launch;
+mod postmaster;
 
 /// Name of our database in an embedded cluster.
 const DATABASE_NAME: &str = "oms";
 
-/// The default data folder, relative to the working folder.
-const DEFAULT_DATA_DIR: &str = ".oms";
-
-/// Where the default data folder lies when the server's account cannot enter the working folder of root.
-const DEFAULT_DATA_DIR_OF_ROOT: &str = "/var/lib/oms";
+/// How long a database that was given by URL may take to answer at all.
+const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection that sat unused this long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -111,7 +110,12 @@ enum Source {
 pub fn claim(args: &DatabaseArgs) -> Result<ClaimedDatabase, DatabaseError> {
     let source = match args.url() {
         Some(url) => Source::Url(url.to_owned()),
-        None => Source::Embedded(Claim::take(EmbeddedOptions::new(data_dir(args)?))?),
+        None => {
+            let data_dir = DataDir::choose(args)?;
+            let claim = Claim::take(EmbeddedOptions::new(&data_dir.path))?;
+            data_dir.tell();
+            Source::Embedded(claim)
+        }
     };
     Ok(ClaimedDatabase(source))
 }
@@ -123,7 +127,7 @@ impl ClaimedDatabase {
     /// Each of [`DatabaseError`].
     pub async fn open(self) -> Result<Database, DatabaseError> {
         match self.0 {
-            Source::Url(url) => Database::at(url),
+            Source::Url(url) => Database::at(url).await,
             Source::Embedded(claim) => Database::embedded(blocking(move || claim.start()).await?).await,
         }
     }
@@ -136,8 +140,14 @@ impl ClaimedDatabase {
 /// Each of [`DatabaseError`].
 pub async fn join(args: &DatabaseArgs) -> Result<Database, DatabaseError> {
     match args.url() {
-        Some(url) => Database::at(url.to_owned()),
-        None => join_embedded(EmbeddedOptions::new(data_dir(args)?)).await,
+        Some(url) => Database::at(url.to_owned()).await,
+        None => {
+            let data_dir = DataDir::choose(args)?;
+            if !data_dir.path.exists() {
+                data_dir.tell();
+            }
+            join_embedded(EmbeddedOptions::new(data_dir.path)).await
+        }
     }
 }
 
@@ -157,16 +167,22 @@ pub fn url(args: &DatabaseArgs) -> Result<(String, bool), DatabaseError> {
     match args.url() {
         Some(url) => Ok((url.to_owned(), true)),
         None => {
-            let dir = data_dir(args)?;
+            let dir = DataDir::choose(args)?.path;
             Ok((embedded_url(&dir, DATABASE_NAME), EmbeddedServer::is_running(&dir)))
         }
     }
 }
 
 impl Database {
-    fn at(url: String) -> Result<Self, DatabaseError> {
-        let options = url.parse().map_err(DatabaseError::BadUrl)?;
-        Ok(Self { options, url, embedded: None })
+    async fn at(url: String) -> Result<Self, DatabaseError> {
+        let options = url.parse::<PgConnectOptions>().map_err(DatabaseError::BadUrl)?;
+        let database = Self { options, url, embedded: None };
+        // A pool repeats a refused connection until its time is up, and then tells the time instead of the reason.
+        let refused = |source| DatabaseError::Connect { at: database.place(), source };
+        let first = tokio::time::timeout(FIRST_CONNECT_TIMEOUT, database.options.connect()).await;
+        let connection = first.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(refused)?;
+        connection.close().await.map_err(refused)?;
+        Ok(database)
     }
 
     async fn embedded(server: EmbeddedServer) -> Result<Self, DatabaseError> {
@@ -238,7 +254,10 @@ async fn create_database(options: &PgConnectOptions, name: &str) -> Result<(), D
     let mut connection = options.clone().database("postgres").connect().await.map_err(failed)?;
     let exists = sqlx::query("SELECT FROM pg_database WHERE datname = $1").bind(name);
     if exists.fetch_optional(&mut connection).await.map_err(failed)?.is_none() {
-        match sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE \"{name}\""))).execute(&mut connection).await {
+        match sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE \"{name}\"")))
+            .execute(&mut connection)
+            .await
+        {
             Ok(_) => {}
             Err(error) if is_duplicate(&error) => {}
             Err(error) => return Err(failed(error)),
@@ -265,36 +284,13 @@ fn embedded_url(socket_dir: &Path, database: &str) -> String {
     let mut host = String::new();
     for byte in socket_dir.as_os_str().as_encoded_bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' | b'~' => host.push(char::from(*byte)),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' | b'~' => {
+                host.push(char::from(*byte))
+            }
             _ => host.push_str(&format!("%{byte:02X}")),
         }
     }
     format!("postgresql:///{database}?host={host}&user={}", embedded::USER)
-}
-
-/// The folder of the embedded server: the given one, else `.oms` in the working folder, else, for root, one under
-/// `/var/lib/oms` that goes by the working folder's name.
-fn data_dir(args: &DatabaseArgs) -> Result<PathBuf, DatabaseError> {
-    let working_dir = env::current_dir().map_err(DatabaseError::WorkingDir)?;
-    if let Some(dir) = args.data_dir.as_ref().filter(|dir| !dir.as_os_str().is_empty()) {
-        return Ok(working_dir.join(dir));
-    }
-    let dir = working_dir.join(DEFAULT_DATA_DIR);
-    match Account::for_server_in(&dir)? {
-        Some(account) if !account.can_enter(&working_dir) => {
-            let hash = Sha256::digest(working_dir.as_os_str().as_encoded_bytes());
-            let name: String = hash[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-            let other = Path::new(DEFAULT_DATA_DIR_OF_ROOT).join(name);
-            eprintln!(
-                "The account `{}`, as which root runs Postgres, may not enter {}: the data is kept in {}.",
-                account.name,
-                working_dir.display(),
-                other.display()
-            );
-            Ok(other)
-        }
-        _ => Ok(dir),
-    }
 }
 
 /// Runs what blocks on a thread that may.
@@ -319,7 +315,7 @@ mod tests {
         let url = embedded_url(dir, "oms");
         assert_eq!(url, "postgresql:///oms?host=/tmp/a%20shop%2Bmore/%C3%BC%26b&user=postgres");
         let options: PgConnectOptions = url.parse().expect("our own URL");
-        assert_eq!(options.get_socket().map(PathBuf::as_path), Some(dir));
+        assert_eq!(options.get_socket().map(std::path::PathBuf::as_path), Some(dir));
         assert_eq!((options.get_username(), options.get_database()), ("postgres", Some("oms")));
     }
 }

@@ -4,7 +4,7 @@
 //! table. Neither sends anything: calls are returned, to be dispatched once the commit that holds their intents is
 //! through.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -164,7 +164,7 @@ pub(super) async fn settle(
         .into_iter()
         .filter_map(|row| outcomes.get(&(row.saga_id, row.epoch)).map(|&outcome| (row, outcome.clone())))
         .collect();
-    let matched: Vec<(Uuid, i32)> = ended.iter().map(|(row, _)| (row.saga_id, row.epoch)).collect();
+    let matched: HashSet<(Uuid, i32)> = ended.iter().map(|(row, _)| (row.saga_id, row.epoch)).collect();
     let stale: Vec<LogEntry> = results
         .iter()
         .filter(|result| !matched.contains(&(result.dispatch.saga_id, result.dispatch.epoch)))
@@ -195,6 +195,54 @@ pub(super) async fn expire(
     let lost = Outcome::Unknown("the worker that made the call did not record a result in time".to_owned());
     let ended = taken.into_iter().map(|row| (row, lost.clone())).collect();
     settle_taken(&tx, definitions, ended, Vec::new()).await?.commit(tx, worker_id).await
+}
+
+/// What a person decided about a saga whose lease the caller holds.
+#[derive(Debug)]
+pub(super) enum Decision {
+    /// Try the step again now, its attempts counted afresh.
+    TryAgain,
+    /// Turn round.
+    Abandon(Failure),
+    /// Take this for the outcome of the attempt that ended unknown.
+    Resolve(Outcome),
+}
+
+/// Carries a decision out and leaves `note` in the history. The saga is ready afterwards, unless it is over: whatever
+/// its next step is, a runner takes it.
+pub(super) async fn apply_decision(
+    tx: &DatabaseTransaction,
+    definitions: &Definitions,
+    saga_id: Uuid,
+    decision: Decision,
+    note: &Value,
+) -> Result<(), BatchError> {
+    let rows = store::load_sagas(tx, &[saga_id]).await.map_err(database("load a saga"))?;
+    let mut batch = Batch::new(definitions, rows, None);
+    let Some(mut saga) = batch.runnable.pop() else {
+        let missing = DbErr::RecordNotFound(format!("saga {saga_id}"));
+        return Err(BatchError::Database { doing: "load a saga", source: missing });
+    };
+    saga.epoch += 1;
+    batch.log(&saga, LogKind::Operator, "OPERATOR", note.to_string());
+    match decision {
+        Decision::TryAgain => {
+            saga.cursor.attempt = 0;
+            saga.cursor.since = batch.now;
+            saga.stuck = false;
+            batch.runnable.push(saga);
+        }
+        Decision::Abandon(failure) => {
+            let next = plan::abandon(&saga.definition, saga.cursor, failure, batch.now);
+            batch.carry_out(saga, next);
+        }
+        Decision::Resolve(outcome) => batch.resolve(tx, saga, &outcome).await?,
+    }
+    for saga in std::mem::take(&mut batch.runnable) {
+        batch.block_ready(saga);
+    }
+    // No call was made ready to go, so there is no worker to name.
+    store::write(tx, batch.writes, Uuid::nil()).await.map_err(database("write a decision"))
 }
 
 async fn settle_taken<'a>(
@@ -397,6 +445,32 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
+    /// Takes an outcome from a person as if the other system had given it.
+    async fn resolve(
+        &mut self,
+        tx: &DatabaseTransaction,
+        mut saga: Saga,
+        outcome: &Outcome,
+    ) -> Result<(), BatchError> {
+        let definition = saga.definition.clone();
+        let place = (saga.cursor.step, saga.cursor.direction);
+        if let Some(Action::External(step)) = definition.action(place.0, place.1) {
+            let settled = match outcome {
+                Outcome::Succeeded(answer) => Some(Settled { saga: &mut saga, outcome: Ok(answer) }),
+                Outcome::Refused(failure) => Some(Settled { saga: &mut saga, outcome: Err(failure) }),
+                Outcome::Unknown(_) => None,
+            };
+            let mut settled: Vec<Settled<'_>> = settled.into_iter().collect();
+            step.record(tx, &mut settled)
+                .await
+                .map_err(|source| self.step_error(&definition, place, source))?;
+        }
+        // A person's word settles the doubt either way.
+        saga.cursor.in_doubt = false;
+        self.follow(saga, Ended::from(outcome));
+        Ok(())
+    }
+
     /// Lets each step write what the definitive outcomes of its calls mean.
     async fn record(
         &self,
@@ -462,8 +536,12 @@ impl<'a> Batch<'a> {
         self.follow(saga, ended);
     }
 
-    fn follow(&mut self, mut saga: Saga, ended: Ended) {
+    fn follow(&mut self, saga: Saga, ended: Ended) {
         let next = plan::next(&saga.definition, saga.cursor, ended, self.now);
+        self.carry_out(saga, next);
+    }
+
+    fn carry_out(&mut self, mut saga: Saga, next: Next) {
         let step = saga.definition.step_name(saga.cursor.step);
         match next {
             Next::Step(cursor) => {
@@ -510,18 +588,24 @@ impl<'a> Batch<'a> {
 
     fn log_plan(&mut self, saga: &Saga, plan: &[i16], failure: &Failure) {
         let undo: Vec<&str> = plan.iter().map(|&step| saga.definition.step_name(step)).collect();
+        let detail = json!({ "failure": failure, "undo": undo });
+        self.log(saga, LogKind::Plan, "PLANNED", detail.to_string());
+    }
+
+    /// Writes something into the history that is not an attempt.
+    fn log(&mut self, saga: &Saga, kind: LogKind, outcome: &'static str, detail: String) {
         self.writes.log.push(LogEntry {
             saga_id: saga.id,
             epoch: saga.epoch,
-            kind: LogKind::Plan,
+            kind,
             step: saga.definition.step_name(saga.cursor.step),
-            direction: Direction::Backward,
+            direction: saga.cursor.direction,
             attempt: saga.cursor.attempt,
             generation: saga.cursor.generation,
-            outcome: "PLANNED",
+            outcome,
             idempotency_key: String::new(),
             request: String::new(),
-            detail: json!({ "failure": failure, "undo": undo }).to_string(),
+            detail,
             started_at: self.now,
         });
     }

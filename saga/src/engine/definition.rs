@@ -271,3 +271,75 @@ impl Definitions {
         self.0.values()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use sea_orm::DatabaseTransaction;
+
+    use super::*;
+    use crate::engine::step::{Saga, StepError, Verdict};
+
+    struct Never;
+
+    #[async_trait]
+    impl LocalStep for Never {
+        async fn run(&self, _: &DatabaseTransaction, _: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
+            Ok(Vec::new())
+        }
+    }
+
+    fn definition(kinds: &[StepKind]) -> Definition {
+        const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+        let steps = kinds.iter().zip(NAMES).map(|(&kind, name)| StepDefinition {
+            name,
+            kind,
+            forward: Action::Local(Arc::new(Never)),
+            backward: None,
+            retry: RetryPolicy::DEFAULT,
+            time_out: Duration::from_secs(1),
+            exhausted: Failure::new("E", "e"),
+        });
+        Definition {
+            name: "test",
+            version: 1,
+            steps: steps.collect(),
+            conclusion: Action::Local(Arc::new(Never)),
+            key_retention: Duration::from_hours(24),
+        }
+    }
+
+    #[test]
+    fn compensable_pivot_retriable_loads_and_nothing_else_does() {
+        use StepKind::{Compensable, Pivot, Retriable};
+        assert_eq!(definition(&[Compensable, Pivot, Retriable]).check(), Ok(()));
+        assert_eq!(definition(&[Pivot]).check(), Ok(()));
+        assert!(matches!(definition(&[]).check(), Err(DefinitionError::NoSteps { .. })));
+        assert!(matches!(
+            definition(&[Compensable]).check(),
+            Err(DefinitionError::PivotCount { pivots: 0, .. })
+        ));
+        assert!(matches!(
+            definition(&[Pivot, Pivot]).check(),
+            Err(DefinitionError::PivotCount { pivots: 2, .. })
+        ));
+        assert!(matches!(definition(&[Retriable, Pivot]).check(), Err(DefinitionError::OutOfOrder { .. })));
+        assert!(matches!(definition(&[Pivot, Compensable]).check(), Err(DefinitionError::OutOfOrder { .. })));
+    }
+
+    #[test]
+    fn a_name_or_a_version_is_used_once() {
+        let mut twice = definition(&[StepKind::Compensable, StepKind::Pivot]);
+        twice.steps[1].name = "a";
+        assert_eq!(twice.check(), Err(DefinitionError::Duplicate { name: "a" }));
+        let one = definition(&[StepKind::Pivot]);
+        assert!(Definitions::try_new([one.clone(), one]).is_err());
+    }
+
+    #[test]
+    fn an_undo_behind_the_pivot_is_refused() {
+        let mut late = definition(&[StepKind::Pivot, StepKind::Retriable]);
+        late.steps[1].backward = Some(Action::Local(Arc::new(Never)));
+        assert!(matches!(late.check(), Err(DefinitionError::UndoAfterPivot { step: "b", .. })));
+    }
+}

@@ -17,6 +17,7 @@ mod advance;
 mod caller;
 pub mod definition;
 pub mod notify;
+pub mod operate;
 pub mod plan;
 pub mod process;
 pub mod retry;

@@ -189,6 +189,11 @@ fn next_backward(definition: &Definition, mut cursor: Cursor, ended: Ended, now:
     }
 }
 
+/// Decides what a saga does that a person gives up, though no attempt has failed for good.
+pub fn abandon(definition: &Definition, cursor: Cursor, failure: Failure, now: DateTime<Utc>) -> Next {
+    compensate(definition, cursor, failure, now)
+}
+
 fn retry(definition: &Definition, cursor: Cursor, delay: Option<Duration>, stuck: bool) -> Next {
     let longest = definition.retry(cursor.step).longest_wait(cursor.attempt.max(1));
     let wait = delay.map_or(Wait::UpTo(longest), Wait::Exactly);
@@ -218,3 +223,6 @@ fn may_be_forgotten(definition: &Definition, cursor: &Cursor, now: DateTime<Utc>
     let age = (now - cursor.since).to_std().unwrap_or(Duration::ZERO);
     age + longest_attempt >= definition.key_retention
 }
+
+#[cfg(test)]
+mod tests;

@@ -207,7 +207,10 @@ async fn settle_loop(
 
 impl Engine {
     /// Waits for capacity for at least one call, and takes up to a batch of it; `None` on shutdown.
-    async fn reserve_capacity(&self, shutdown: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+    pub(super) async fn reserve_capacity(
+        &self,
+        shutdown: &CancellationToken,
+    ) -> Option<OwnedSemaphorePermit> {
         let first = tokio::select! {
             first = self.permits.clone().acquire_owned() => first.ok()?,
             () = shutdown.cancelled() => return None,
@@ -386,11 +389,6 @@ impl Engine {
             self.wakeups.sagas_ready();
         }
         self.wakeups.subjects_changed(advanced.subject_ids);
-    }
-
-    /// Takes capacity for as many calls as `limit` at once, or nothing.
-    pub(super) fn try_reserve(&self, limit: u32) -> Option<OwnedSemaphorePermit> {
-        self.permits.clone().try_acquire_many_owned(limit).ok()
     }
 
     /// Completes when, after shutdown, no call is open any more or the drain time is over.

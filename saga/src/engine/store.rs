@@ -303,6 +303,7 @@ pub(super) enum LogKind {
     Attempt,
     Plan,
     Evidence,
+    Operator,
 }
 
 impl LogKind {
@@ -311,6 +312,7 @@ impl LogKind {
             Self::Attempt => "ATTEMPT",
             Self::Plan => "PLAN",
             Self::Evidence => "EVIDENCE",
+            Self::Operator => "OPERATOR",
         }
     }
 }

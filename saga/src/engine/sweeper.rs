@@ -9,8 +9,8 @@ use tracing::warn;
 use super::runner::{Engine, chain};
 use super::{advance, store};
 
-/// The most timers or calls handled in one transaction.
-const SWEEP_LIMIT: u32 = 500;
+/// The most timers that fire in one transaction.
+const SWEEP_LIMIT: u64 = 500;
 
 /// How often abandoned calls are looked for, and how often a heartbeat is given.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
@@ -18,10 +18,10 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// Makes sagas ready when their timers are due.
 pub(super) async fn sweep_timers(engine: Arc<Engine>, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
-        match store::fire_timers(&engine.db, u64::from(SWEEP_LIMIT)).await {
+        match store::fire_timers(&engine.db, SWEEP_LIMIT).await {
             Ok(fired) if fired > 0 => {
                 engine.wakeups.sagas_ready();
-                if fired == u64::from(SWEEP_LIMIT) {
+                if fired == SWEEP_LIMIT {
                     continue;
                 }
             }
@@ -61,29 +61,29 @@ async fn give_heartbeat(engine: &Engine) -> Result<(), sea_orm::DbErr> {
 /// Takes over calls that nobody makes any more.
 pub(super) async fn sweep_abandoned(engine: Arc<Engine>, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
-        if let Err(error) = expire_calls(&engine).await {
+        if let Err(error) = expire_calls(&engine, &shutdown).await {
             warn!(error = %chain(&error), "could not take over abandoned calls; trying again");
         }
         shutdown.run_until_cancelled(tokio::time::sleep(HEARTBEAT_INTERVAL)).await;
     }
 }
 
-async fn expire_calls(engine: &Engine) -> Result<(), advance::BatchError> {
+async fn expire_calls(engine: &Engine, shutdown: &CancellationToken) -> Result<(), advance::BatchError> {
     loop {
-        // An expired call may lead straight to another one; without capacity for that, leave it to the next sweep.
-        let limit = SWEEP_LIMIT.min(engine.settings.max_open_calls);
-        let Some(permits) = engine.try_reserve(limit) else { return Ok(()) };
+        // An expired call may lead straight to another one, so capacity comes first here too.
+        let Some(permits) = engine.reserve_capacity(shutdown).await else { return Ok(()) };
+        let limit = permits.num_permits();
         let advanced = advance::expire(
             &engine.db,
             &engine.definitions,
             engine.worker_id,
             engine.settings.worker_lease,
-            u64::from(limit),
+            limit as u64,
         )
         .await?;
         let moved = advanced.moved;
         engine.publish(advanced, permits);
-        if moved < limit as usize {
+        if moved < limit {
             return Ok(());
         }
     }

@@ -1,0 +1,27 @@
+//! Reading orders.
+
+use async_graphql::dataloader::DataLoader;
+use async_graphql::{Context, ID, Object, Result};
+
+use super::Order;
+use crate::graphql::error::OrReport;
+use crate::graphql::ids;
+use crate::graphql::loaders::{OrderKey, Rows};
+
+/// Reads orders.
+#[derive(Debug, Default)]
+pub(crate) struct OrderQuery;
+
+#[Object]
+impl OrderQuery {
+    /// Returns the order with this id; null when there is none.
+    async fn get_order(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The order's id. Example: `order_01jx2v3q8kf0v8c9m5w6r7t2ab`")] id: ID,
+    ) -> Option<Result<Order>> {
+        let id = ids::parse_order_id(&id)?;
+        let row = ctx.data_unchecked::<DataLoader<Rows>>().load_one(OrderKey(id)).await;
+        row.and_then(|row| row.map(Order::try_new).transpose()).or_report(ctx, "read an order").transpose()
+    }
+}

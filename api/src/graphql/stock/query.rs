@@ -1,0 +1,38 @@
+//! Reading stock.
+
+use async_graphql::dataloader::DataLoader;
+use async_graphql::{Context, Object, Result};
+
+use super::StockLevel;
+use crate::graphql::error::OrReport;
+use crate::graphql::loaders::{Rows, StockKey};
+use crate::graphql::page;
+
+/// The most SKUs of one call.
+const MAX_SKUS: usize = 250;
+
+/// Reads stock.
+#[derive(Debug, Default)]
+pub(crate) struct StockQuery;
+
+#[Object]
+impl StockQuery {
+    /// Returns how many there are of these SKUs, in the order in which they were asked for; unknown ones are missing.
+    #[graphql(complexity = "skus.len().min(MAX_SKUS) * child_complexity + 1")]
+    async fn stock(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Article codes, at most 250. Example: `SKU-1`, `SKU-2`")] skus: Vec<String>,
+    ) -> Result<Vec<StockLevel>> {
+        if skus.len() > MAX_SKUS {
+            return Err(page::invalid_argument(format!("skus must not hold more than {MAX_SKUS}")));
+        }
+        let loader = ctx.data_unchecked::<DataLoader<Rows>>();
+        let rows = loader.load_many(skus.iter().cloned().map(StockKey)).await.or_report(ctx, "read stock")?;
+        Ok(skus
+            .into_iter()
+            .filter_map(|sku| rows.get(&StockKey(sku)).cloned())
+            .map(StockLevel::from)
+            .collect())
+    }
+}

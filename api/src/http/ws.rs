@@ -1,0 +1,303 @@
+//! GraphQL over WebSocket: the `graphql-transport-ws` protocol.
+//!
+//! Written out here, message by message, because the protocol's rules are what keeps a server alive: a client has
+//! three seconds to introduce itself, no id is used twice at a time, a socket has a bounded number of operations, and
+//! each breach has its close code.
+//!
+//! One task per socket does everything, so that a slow client slows down itself only: while a message to it waits,
+//! nothing is read for it from the database.
+
+use std::borrow::Cow;
+use std::pin::Pin;
+use std::time::Duration;
+
+use async_graphql::{Request, Response, ServerError, Value};
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
+use axum::response::IntoResponse;
+use futures_util::{Stream, StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio_stream::StreamMap;
+use tracing::debug;
+
+use super::graphql::bad_request;
+use crate::app::App;
+use crate::graphql::Schema;
+use crate::graphql::error::RequestId;
+
+const PROTOCOL: &str = "graphql-transport-ws";
+
+/// The largest message from a client, in bytes.
+const MAX_MESSAGE: usize = 64 * 1024;
+
+/// The most operations of one socket at a time.
+const MAX_OPERATIONS: usize = 100;
+
+/// The longest id of an operation, in bytes; ids are kept and sent with each message.
+const MAX_ID: usize = 128;
+
+/// How long a client may take to introduce itself.
+const INIT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often we ask whether the client is still there; it is gone when two questions in a row stay open. Shorter than
+/// the time after which common proxies cut a silent connection.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+
+/// How long one message may take to leave. A client that reads slower resumes from the last sequence it has seen.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Accepts the socket and serves it until either side has enough.
+pub(super) fn upgrade(
+    app: App,
+    upgrade: WebSocketUpgrade,
+    request_id: RequestId,
+) -> axum::response::Response {
+    let upgrade = upgrade.protocols([PROTOCOL]).max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE);
+    if upgrade.selected_protocol().is_none() {
+        return bad_request(format!("the WebSocket's subprotocol must be {PROTOCOL}")).into_response();
+    }
+    let sockets = app.sockets().clone();
+    upgrade.on_upgrade(move |socket| {
+        let session = Session {
+            socket,
+            schema: app.schema().clone(),
+            request_id,
+            operations: StreamMap::new(),
+            is_introduced: false,
+            last_heard: Instant::now(),
+        };
+        sockets.track_future(session.serve(app))
+    })
+}
+
+/// A message from the client.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum ClientMessage {
+    ConnectionInit,
+    Ping { payload: Option<serde_json::Value> },
+    Pong,
+    Subscribe { id: String, payload: Request },
+    Complete { id: String },
+}
+
+/// A message to the client.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum ServerMessage<'a> {
+    ConnectionAck,
+    Pong {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        payload: Option<serde_json::Value>,
+    },
+    Next {
+        id: &'a str,
+        payload: &'a Response,
+    },
+    /// The operation was refused before it was executed; it has ended.
+    Error {
+        id: &'a str,
+        payload: &'a [ServerError],
+    },
+    Complete {
+        id: &'a str,
+    },
+}
+
+/// Why the conversation ends.
+enum End {
+    /// We close, and say why.
+    Close(u16, Cow<'static, str>),
+    /// The client has left, or cannot be reached.
+    Gone,
+}
+
+impl End {
+    fn bad_message(what: impl Into<Cow<'static, str>>) -> Self {
+        Self::Close(4400, what.into())
+    }
+}
+
+/// The answers of one operation, and `None` at their end.
+type Operation = Pin<Box<dyn Stream<Item = Option<Response>> + Send>>;
+
+struct Session {
+    socket: WebSocket,
+    schema: Schema,
+    request_id: RequestId,
+    operations: StreamMap<String, Operation>,
+    is_introduced: bool,
+    last_heard: Instant,
+}
+
+impl Session {
+    async fn serve(mut self, app: App) {
+        match self.converse(app).await {
+            End::Close(code, reason) => {
+                debug!(code, %reason, "closing a WebSocket");
+                let frame = CloseFrame { code, reason: fit_close_reason(&reason).into() };
+                // The client may be gone already; then there is nobody to tell.
+                let _ = timeout(SEND_TIMEOUT, self.socket.send(Message::Close(Some(frame)))).await;
+            }
+            End::Gone => debug!("the client of a WebSocket has left"),
+        }
+    }
+
+    /// Talks until the conversation ends.
+    async fn converse(&mut self, app: App) -> End {
+        let introduced_by = Instant::now() + INIT_TIMEOUT;
+        let mut ping = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let step = tokio::select! {
+                () = app.shutdown().cancelled() => {
+                    Err(End::Close(close_code::AWAY, "the server is stopping; connect again and resume".into()))
+                }
+                () = sleep_until(introduced_by), if !self.is_introduced => {
+                    Err(End::Close(4408, "Connection initialisation timeout".into()))
+                }
+                _ = ping.tick() => self.ask_whether_alive().await,
+                frame = self.socket.recv() => self.on_frame(frame).await,
+                Some((id, answer)) = self.operations.next(), if !self.operations.is_empty() => {
+                    self.on_answer(&id, answer).await
+                }
+            };
+            if let Err(end) = step {
+                return end;
+            }
+        }
+    }
+
+    async fn ask_whether_alive(&mut self) -> Result<(), End> {
+        if self.last_heard.elapsed() > PING_INTERVAL * 2 {
+            return Err(End::Gone);
+        }
+        self.send_frame(Message::Ping(Default::default())).await
+    }
+
+    async fn on_frame(&mut self, frame: Option<Result<Message, axum::Error>>) -> Result<(), End> {
+        self.last_heard = Instant::now();
+        match frame {
+            Some(Ok(Message::Text(text))) => self.on_text(&text).await,
+            Some(Ok(Message::Binary(_))) => Err(End::bad_message("messages must be text")),
+            // The library answers a ping by itself.
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(()),
+            Some(Err(error)) if is_too_long(&error) => Err(End::Close(
+                close_code::SIZE,
+                format!("a message must not be longer than {MAX_MESSAGE} bytes").into(),
+            )),
+            Some(Ok(Message::Close(_)) | Err(_)) | None => Err(End::Gone),
+        }
+    }
+
+    async fn on_text(&mut self, text: &str) -> Result<(), End> {
+        let message: ClientMessage = serde_json::from_str(text)
+            .map_err(|_| End::bad_message("not a message of graphql-transport-ws"))?;
+        match message {
+            ClientMessage::ConnectionInit if self.is_introduced => {
+                Err(End::Close(4429, "Too many initialisation requests".into()))
+            }
+            ClientMessage::ConnectionInit => {
+                self.is_introduced = true;
+                self.send(&ServerMessage::ConnectionAck).await
+            }
+            ClientMessage::Ping { payload } => self.send(&ServerMessage::Pong { payload }).await,
+            ClientMessage::Pong => Ok(()),
+            ClientMessage::Subscribe { .. } if !self.is_introduced => {
+                Err(End::Close(4401, "Unauthorized".into()))
+            }
+            ClientMessage::Subscribe { id, payload } => self.subscribe(id, payload).await,
+            ClientMessage::Complete { id } => {
+                // An unknown id is no fault: our own `complete` may have crossed the client's.
+                self.operations.remove(&id);
+                Ok(())
+            }
+        }
+    }
+
+    async fn subscribe(&mut self, id: String, request: Request) -> Result<(), End> {
+        if id.is_empty() || id.len() > MAX_ID {
+            return Err(End::bad_message(format!("an id must have 1 to {MAX_ID} bytes")));
+        }
+        if self.operations.contains_key(&id) {
+            return Err(End::Close(4409, format!("Subscriber for {id} already exists").into()));
+        }
+        if self.operations.len() >= MAX_OPERATIONS {
+            let message = format!("a socket must not have more than {MAX_OPERATIONS} operations at a time");
+            let errors = [ServerError::new(message, None)];
+            return self.send(&ServerMessage::Error { id: &id, payload: &errors }).await;
+        }
+        let answers = self.schema.execute_stream(request.data(self.request_id.clone()));
+        self.operations.insert(id, answers.map(Some).chain(stream::once(async { None })).boxed());
+        Ok(())
+    }
+
+    async fn on_answer(&mut self, id: &str, answer: Option<Response>) -> Result<(), End> {
+        match answer {
+            Some(response) if is_refused(&response) => {
+                self.operations.remove(id);
+                self.send(&ServerMessage::Error { id, payload: &response.errors }).await
+            }
+            Some(response) => self.send(&ServerMessage::Next { id, payload: &response }).await,
+            None => {
+                self.operations.remove(id);
+                self.send(&ServerMessage::Complete { id }).await
+            }
+        }
+    }
+
+    async fn send(&mut self, message: &ServerMessage<'_>) -> Result<(), End> {
+        let text = serde_json::to_string(message)
+            .map_err(|_| End::Close(close_code::ERROR, "internal error".into()))?;
+        self.send_frame(Message::Text(text.into())).await
+    }
+
+    async fn send_frame(&mut self, frame: Message) -> Result<(), End> {
+        match timeout(SEND_TIMEOUT, self.socket.send(frame)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(End::Gone),
+        }
+    }
+}
+
+/// Whether the operation was refused before any field was executed: then no error has a path.
+fn is_refused(response: &Response) -> bool {
+    response.is_err()
+        && response.data == Value::Null
+        && response.errors.iter().all(|error| error.path.is_empty())
+}
+
+fn is_too_long(error: &axum::Error) -> bool {
+    error.to_string().starts_with("Space limit exceeded")
+}
+
+/// Cuts a reason to the 123 bytes that fit into a close frame (RFC 6455, section 5.5).
+fn fit_close_reason(reason: &str) -> String {
+    let end = (0..=reason.len().min(123)).rev().find(|&end| reason.is_char_boundary(end));
+    reason[..end.unwrap_or(0)].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_close_reason_fits_its_frame() {
+        assert_eq!(fit_close_reason("short"), "short");
+        assert_eq!(fit_close_reason(&"ä".repeat(100)).len(), 122);
+    }
+
+    #[test]
+    fn messages_are_read_as_the_protocol_spells_them() {
+        let parse = |text: &str| serde_json::from_str::<ClientMessage>(text);
+        assert!(matches!(
+            parse(r#"{"type": "connection_init", "payload": {"token": "x"}}"#),
+            Ok(ClientMessage::ConnectionInit)
+        ));
+        assert!(matches!(parse(r#"{"type": "ping"}"#), Ok(ClientMessage::Ping { payload: None })));
+        assert!(matches!(parse(r#"{"type": "pong", "payload": null}"#), Ok(ClientMessage::Pong)));
+        let subscribe = r#"{"id": "1", "type": "subscribe", "payload": {"query": "{ __typename }"}}"#;
+        assert!(matches!(parse(subscribe), Ok(ClientMessage::Subscribe { id, .. }) if id == "1"));
+        assert!(parse(r#"{"type": "start", "id": "1", "payload": {"query": ""}}"#).is_err());
+    }
+}

@@ -1,0 +1,251 @@
+//! Puts a serving process together, and takes it apart again in order.
+//!
+//! Starting: claim the data folder and bind the port (both quick, both the usual reasons to fail), start Postgres,
+//! migrate, seed, start the runner, answer HTTP. Stopping is the reverse: what comes in stops first, the database
+//! last.
+//!
+//! The tests and the demo start it in their own process, as `oms serve` does.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use domain::catalog;
+use domain::money::Currency;
+use saga::engine::{Definitions, Runner, Wakeups};
+use saga::payment_gateway::simulated::SimulatedGateway;
+use saga::place_order;
+use sea_orm::DatabaseConnection;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{info, warn};
+
+use crate::app::{App, AppSettings};
+use crate::config::ServeArgs;
+use crate::http::RenderMetrics;
+use crate::postgres::{self, Database, PoolSettings};
+use crate::{catalog_import, http, telemetry};
+
+/// What a fresh embedded database is filled with.
+pub(crate) const DEMO_CATALOG: &str = include_str!("demo_catalog.csv");
+
+/// What a part gets beyond the drain time, to write down what it has drained.
+const DRAIN_GRACE: Duration = Duration::from_secs(2);
+
+/// How long closing a pool may take once its users were told to stop; a viewer may still hold a connection.
+const POOL_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A serving process. End it with [`stop`](Self::stop); dropping it aborts what is in flight.
+#[derive(Debug)]
+pub struct Running {
+    addr: Option<SocketAddr>,
+    db: DatabaseConnection,
+    /// In the order in which they stop: requests may wait for the runner, the runner waits for no request.
+    parts: Vec<Part>,
+    drain: Duration,
+    /// Tasks that hold nothing worth draining: wake-ups between processes, and the upkeep of the metrics.
+    helpers: Vec<AbortOnDropHandle<()>>,
+    /// The last field, so that it is dropped after everything that uses it.
+    database: Database,
+}
+
+/// One part of the process, which runs until its token is canceled.
+#[derive(Debug)]
+struct Part {
+    name: &'static str,
+    db: DatabaseConnection,
+    stop: CancellationToken,
+    /// Taken once it has ended.
+    task: Option<AbortOnDropHandle<anyhow::Result<()>>>,
+}
+
+/// Starts what the settings say; returns once it answers.
+///
+/// # Errors
+/// Settings that do not go together, a data folder or a port that is taken, and each failure of the database, in
+/// one line that names the remedy where there is one. Nothing is left running.
+pub async fn start(args: &ServeArgs) -> anyhow::Result<Running> {
+    args.check()?;
+    let role = args.process.role;
+    let claimed = postgres::claim(&args.database)?;
+    let listener = if role.serves_api() { Some(bind(&args.process.listen).await?) } else { None };
+    let addr = listener.as_ref().map(TcpListener::local_addr).transpose().context("cannot tell the port")?;
+
+    let database = claimed.open().await?;
+    prepare(&database, args).await?;
+    let wakeups = Wakeups::new();
+    let mut parts = Vec::new();
+    if let Some(listener) = listener {
+        let db = database.connect(&args.api_pool()).await?;
+        parts.push(start_api(db, listener, wakeups.clone(), args));
+    }
+    if role.runs_sagas() {
+        let db = database.connect(&args.runner_pool()).await?;
+        parts.push(start_runner(db, wakeups.clone(), args)?);
+    }
+    // Each role has at least one part.
+    let db = parts[0].db.clone();
+    let link = wakeups.link(db.get_postgres_connection_pool().clone(), CancellationToken::new());
+    let helpers = vec![
+        AbortOnDropHandle::new(tokio::spawn(link)),
+        AbortOnDropHandle::new(tokio::spawn(telemetry::keep_metrics())),
+    ];
+    let drain = Duration::from_secs(args.process.drain_seconds);
+    Ok(Running { addr, db, parts, drain, helpers, database })
+}
+
+impl Running {
+    /// Where it answers; `None` for a runner alone.
+    pub fn addr(&self) -> Option<SocketAddr> {
+        self.addr
+    }
+
+    /// Its database.
+    pub fn db(&self) -> &DatabaseConnection {
+        &self.db
+    }
+
+    /// URL of its database, for another process.
+    pub fn database_url(&self) -> &str {
+        self.database.url()
+    }
+
+    /// Waits until a part ends by itself, which it never should.
+    ///
+    /// # Errors
+    /// Always: what the part failed with, or that it ended.
+    pub async fn ended(&mut self) -> anyhow::Result<()> {
+        let ends = self.parts.iter_mut().map(|part| Box::pin(part.end()));
+        let (result, index, _) = futures_util::future::select_all(ends).await;
+        let name = self.parts[index].name;
+        result
+            .and_then(|()| Err(anyhow::anyhow!("it ended by itself")))
+            .with_context(|| format!("{name} failed"))
+    }
+
+    /// Stops in order: takes no more requests, finishes those in flight, drains the runner, closes the pools, and
+    /// leaves Postgres. What outlasts the drain time is aborted; the rows are enough for the next process to go on.
+    ///
+    /// # Errors
+    /// The embedded Postgres could not be stopped; the next start adopts it.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        for part in &mut self.parts {
+            part.stop.cancel();
+            match tokio::time::timeout(self.drain + DRAIN_GRACE, part.end()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    warn!(part = part.name, error = format!("{error:#}"), "failed while stopping")
+                }
+                Err(_) => warn!(part = part.name, "still busy after the drain time; aborted"),
+            }
+        }
+        self.helpers.clear();
+        for part in self.parts.drain(..) {
+            close(&part.db).await;
+        }
+        self.database.close().await.context("cannot stop the embedded Postgres")
+    }
+}
+
+impl Part {
+    fn spawn(
+        name: &'static str,
+        db: DatabaseConnection,
+        stop: CancellationToken,
+        work: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) -> Self {
+        Self { name, db, stop, task: Some(AbortOnDropHandle::new(tokio::spawn(work))) }
+    }
+
+    /// Waits for the end, which happened already when the task is gone. Safe to drop and to call again.
+    async fn end(&mut self) -> anyhow::Result<()> {
+        let Some(task) = &mut self.task else { return Ok(()) };
+        let result = task.await;
+        self.task = None;
+        result.unwrap_or_else(|error| Err(anyhow::Error::new(error)))
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // The task itself is aborted by its handle; this reaches what it has spawned.
+        self.stop.cancel();
+    }
+}
+
+async fn bind(listen: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(listen).await.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => anyhow::anyhow!(
+            "{listen} is already in use; stop the other program, or choose another address with --listen or OMS_LISTEN"
+        ),
+        _ => anyhow::Error::new(error).context(format!("cannot listen on {listen}")),
+    })
+}
+
+/// Makes the schema current and fills a fresh embedded database.
+async fn prepare(database: &Database, args: &ServeArgs) -> anyhow::Result<()> {
+    // A pool of its own: a migration may take longer than any statement of a request.
+    let db = database.connect(&PoolSettings::for_command("oms start")).await?;
+    migration::migrate(&db).await.context("cannot bring the database schema up to date")?;
+    if database.is_embedded() && !args.store.no_seed {
+        seed(&db, args.store.currency).await.context("cannot write the demo catalog")?;
+    }
+    close(&db).await;
+    Ok(())
+}
+
+/// Writes the demo catalog, in the store's currency, where there is no product yet.
+async fn seed(db: &DatabaseConnection, currency: Currency) -> anyhow::Result<()> {
+    if !catalog::store::list_products(db, None, 1).await?.is_empty() {
+        return Ok(());
+    }
+    if currency.decimals() != Currency::USD.decimals() {
+        info!(%currency, "the demo catalog has no prices in this currency; the catalog stays empty");
+        return Ok(());
+    }
+    let mut rows = catalog_import::read_rows(DEMO_CATALOG.as_bytes())?;
+    for row in &mut rows {
+        row.product.price.currency = currency;
+    }
+    let count = rows.len();
+    catalog_import::write_rows(db, rows, |_| ()).await?;
+    info!(products = count, "filled the fresh database with the demo catalog");
+    Ok(())
+}
+
+fn start_api(db: DatabaseConnection, listener: TcpListener, wakeups: Arc<Wakeups>, args: &ServeArgs) -> Part {
+    let stop = CancellationToken::new();
+    let settings = AppSettings { currency: args.store.currency };
+    let app = App::start(db.clone(), wakeups, settings, stop.clone());
+    let router = http::router(app.clone(), RenderMetrics::new(|| telemetry::metrics().render()));
+    let stopped = stop.clone().cancelled_owned();
+    let work = async move {
+        axum::serve(listener, router).with_graceful_shutdown(stopped).await?;
+        app.wait_for_sockets().await;
+        Ok(())
+    };
+    Part::spawn("the HTTP server", db, stop, work)
+}
+
+fn start_runner(db: DatabaseConnection, wakeups: Arc<Wakeups>, args: &ServeArgs) -> anyhow::Result<Part> {
+    let gateway = SimulatedGateway::start(db.clone(), Duration::from_millis(args.gateway.delay_ms));
+    let definition = place_order::definition(gateway, args.gateway.saga_settings());
+    let definitions = Definitions::try_new([definition]).context("a saga is not well defined")?;
+    let stop = CancellationToken::new();
+    let runner = Runner::start(db.clone(), definitions, wakeups, args.runner_settings(), stop.clone());
+    let work = async move {
+        runner.stopped().await;
+        Ok(())
+    };
+    Ok(Part::spawn("the saga runner", db, stop, work))
+}
+
+/// Closes a pool, without waiting for those who do not give their connection back.
+async fn close(db: &DatabaseConnection) {
+    if tokio::time::timeout(POOL_CLOSE_TIMEOUT, db.clone().close()).await.is_err() {
+        warn!("connections to the database are still in use; leaving them");
+    }
+}
