@@ -3,13 +3,16 @@
 //! A call that ends without a definitive answer, for whatever reason, ends unknown: time-outs and panics included.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
 
 use chrono::Utc;
 use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::advance::{CallResult, Dispatch, panic_message};
-use super::step::{Call, ExternalStep, Outcome};
+use super::batch::{CallResult, Dispatch, panic_message};
+use super::breaker::Breakers;
+use super::step::{Lookup, Outcome};
 
 /// A result on its way to be settled, with the capacity that is given back once it has been.
 pub(super) struct Answered {
@@ -18,19 +21,36 @@ pub(super) struct Answered {
 }
 
 /// Makes a call and sends its result on.
-pub(super) fn dispatch(dispatch: Dispatch, permit: OwnedSemaphorePermit, results: mpsc::Sender<Answered>) {
+pub(super) fn dispatch(
+    dispatch: Dispatch,
+    permit: OwnedSemaphorePermit,
+    results: mpsc::Sender<Answered>,
+    breakers: Arc<Breakers>,
+) {
     tokio::spawn(async move {
         fail::fail_point!("before_send");
         let started_at = Utc::now();
-        let outcome = call(dispatch.step.as_ref(), &dispatch.call).await;
+        let outcome = resolve_or_call(&dispatch).await;
+        breakers.observe(dispatch.step.system(), &outcome, Instant::now());
         fail::fail_point!("after_answer");
         // The receiver is gone only when the process stops; another takes the call over by its lease.
         let _ = results.send(Answered { result: CallResult { dispatch, outcome, started_at }, permit }).await;
     });
 }
 
-async fn call(step: &dyn ExternalStep, call: &Call) -> Outcome {
-    match tokio::time::timeout(call.time_out, AssertUnwindSafe(step.call(call)).catch_unwind()).await {
+/// Makes a call; where an earlier attempt may have taken effect, asks about that one first if the step says so. Both
+/// together have the time of one call.
+async fn resolve_or_call(dispatch: &Dispatch) -> Outcome {
+    let (step, call) = (dispatch.step.as_ref(), &dispatch.call);
+    let attempt = async {
+        if dispatch.look_up_first
+            && let Lookup::Found(outcome) = step.look_up(call).await
+        {
+            return outcome;
+        }
+        step.call(call).await
+    };
+    match tokio::time::timeout(call.time_out, AssertUnwindSafe(attempt).catch_unwind()).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(panic)) => Outcome::Unknown(format!("the call panicked: {}", panic_message(&panic))),
         Err(_) => Outcome::Unknown(format!("no answer within {} ms", call.time_out.as_millis())),

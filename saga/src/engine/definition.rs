@@ -57,10 +57,23 @@ pub struct StepDefinition {
     pub backward: Option<Action>,
     /// How often and how patiently it is tried.
     pub retry: RetryPolicy,
+    /// What is done about an outcome that nobody knows.
+    pub on_unknown: Resolution,
     /// How long one call may take; shorter than its lease by [`LEASE_MARGIN`].
     pub time_out: Duration,
     /// What is said of a saga that gave up on this step without knowing why it failed.
     pub exhausted: Failure,
+}
+
+/// What is done about an outcome that nobody knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolution {
+    /// The call is repeated with the same key and bytes.
+    Repeat,
+    /// The other system is asked by key what became of the call; only if it knows nothing is the call repeated.
+    Query,
+    /// A person decides: the other system keeps no keys.
+    Hold,
 }
 
 /// How much longer a call's lease is than its deadline: room for one slow commit.
@@ -297,6 +310,7 @@ mod tests {
             forward: Action::Local(Arc::new(Never)),
             backward: None,
             retry: RetryPolicy::DEFAULT,
+            on_unknown: Resolution::Repeat,
             time_out: Duration::from_secs(1),
             exhausted: Failure::new("E", "e"),
         });

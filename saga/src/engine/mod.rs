@@ -14,8 +14,11 @@
 //! to that.
 
 mod advance;
+mod batch;
+mod breaker;
 mod caller;
 pub mod definition;
+pub mod guard;
 pub mod notify;
 pub mod operate;
 pub mod plan;
@@ -28,9 +31,11 @@ pub mod store;
 mod sweeper;
 pub mod verify;
 
-pub use definition::{Action, Definition, DefinitionError, Definitions, StepDefinition, StepKind};
+pub use definition::{
+    Action, Definition, DefinitionError, Definitions, Resolution, StepDefinition, StepKind,
+};
 pub use notify::{Changed, Wakeups};
 pub use retry::RetryPolicy;
 pub use runner::{Runner, RunnerSettings};
 pub use status::{Direction, SagaStatus};
-pub use step::{Call, ExternalStep, Failure, LocalStep, Outcome, Saga, Settled, StepError, Verdict};
+pub use step::{Call, ExternalStep, Failure, LocalStep, Lookup, Outcome, Saga, Settled, StepError, Verdict};

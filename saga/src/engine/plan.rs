@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::definition::{Action, CONCLUSION, Definition, StepKind};
+use super::definition::{Action, CONCLUSION, Definition, Resolution, StepKind};
 use super::status::{Direction, SagaStatus};
 use super::step::{Failure, Outcome, Verdict};
 
@@ -138,7 +138,10 @@ fn next_forward(definition: &Definition, mut cursor: Cursor, ended: Ended, now: 
         Ended::Refused(failure) => compensate(definition, cursor, failure, now),
         Ended::Unknown(_) => {
             cursor.in_doubt = true;
-            after_failure(definition, cursor, None, now)
+            match step.on_unknown {
+                Resolution::Hold => Next::Hold(cursor),
+                Resolution::Repeat | Resolution::Query => after_failure(definition, cursor, None, now),
+            }
         }
         Ended::Postponed { delay, .. } => after_failure(definition, cursor, delay, now),
     }

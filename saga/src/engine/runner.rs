@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use super::advance::{self, Advanced, BatchError, CallResult, Place, Selection};
+use super::advance::{self, Selection};
+use super::batch::{Advanced, BatchError, CallResult, Context, Place};
+use super::breaker::Breakers;
 use super::caller::{self, Answered};
 use super::definition::Definitions;
 use super::notify::Wakeups;
@@ -40,6 +42,8 @@ pub struct RunnerSettings {
     pub worker_lease: Duration,
     /// How long to wait for open calls when stopping.
     pub drain_time: Duration,
+    /// Commits after each step instead of after each blocking: what an engine without batches does, for comparison.
+    pub one_step_per_commit: bool,
 }
 
 impl Default for RunnerSettings {
@@ -52,6 +56,7 @@ impl Default for RunnerSettings {
             timer_interval: Duration::from_millis(100),
             worker_lease: Duration::from_secs(5),
             drain_time: Duration::from_secs(10),
+            one_step_per_commit: false,
         }
     }
 }
@@ -61,6 +66,9 @@ const GATHER_TIME: Duration = Duration::from_millis(2);
 
 /// How long to wait before trying again when the database is in trouble.
 const TROUBLE_DELAY: Duration = Duration::from_millis(250);
+
+/// How often to look for a lost commit before the leases are left to bring its calls back.
+const MAX_LOOKS: u32 = 40;
 
 /// How often one batch is tried again after losing a deadlock or a serialization conflict.
 const MAX_CONFLICTS: u32 = 5;
@@ -78,6 +86,7 @@ pub(super) struct Engine {
     pub(super) definitions: Definitions,
     pub(super) wakeups: Arc<Wakeups>,
     pub(super) settings: RunnerSettings,
+    breakers: Arc<Breakers>,
     permits: Arc<Semaphore>,
     results: mpsc::Sender<Answered>,
 }
@@ -99,6 +108,7 @@ impl Runner {
             definitions,
             wakeups,
             settings,
+            breakers: Arc::default(),
             permits: Arc::new(Semaphore::new(capacity)),
             results,
         });
@@ -206,6 +216,15 @@ async fn settle_loop(
 }
 
 impl Engine {
+    pub(super) fn context(&self) -> Context<'_> {
+        Context {
+            definitions: &self.definitions,
+            breakers: &self.breakers,
+            worker_id: self.worker_id,
+            one_step_per_commit: self.settings.one_step_per_commit,
+        }
+    }
+
     /// Waits for capacity for at least one call, and takes up to a batch of it; `None` on shutdown.
     pub(super) async fn reserve_capacity(
         &self,
@@ -253,14 +272,59 @@ impl Engine {
     ) -> Result<Advanced, BatchError> {
         let mut conflicts = 0;
         loop {
-            let result =
-                advance::advance(&self.db, &self.definitions, self.worker_id, selection.clone(), halt_before)
-                    .await;
+            let result = advance::advance(&self.db, self.context(), selection.clone(), halt_before).await;
             match result {
                 Err(error) if is_conflict(&error) && conflicts < MAX_CONFLICTS => conflicts += 1,
+                Err(BatchError::CommitLost { advanced, source }) => {
+                    warn!(error = %source, "lost the answer to a commit; looking whether it happened");
+                    return Ok(self.as_committed(*advanced).await);
+                }
                 other => return other,
             }
         }
+    }
+
+    /// Finds out whether a lost commit that would have ended these calls did not happen.
+    async fn is_any_open(&self, results: &[CallResult]) -> bool {
+        let saga_ids: Vec<Uuid> = results.iter().map(|result| result.dispatch.saga_id).collect();
+        for _ in 0..MAX_LOOKS {
+            match store::find_open_epochs(&self.db, saga_ids.clone(), self.worker_id).await {
+                Ok(open) => {
+                    let is_open = |result: &CallResult| {
+                        open.get(&result.dispatch.saga_id) == Some(&result.dispatch.epoch)
+                    };
+                    return results.iter().any(is_open);
+                }
+                Err(error) => {
+                    warn!(%error, "cannot see whether a commit happened; trying again");
+                    tokio::time::sleep(TROUBLE_DELAY).await;
+                }
+            }
+        }
+        // Settling what is settled already changes nothing.
+        true
+    }
+
+    /// Finds out which calls of a transaction are committed, once the database answers again, so that they are made
+    /// now and not when their leases are over. Sagas without a call need nothing: rows alone carry them on.
+    async fn as_committed(&self, mut advanced: Advanced) -> Advanced {
+        let saga_ids: Vec<Uuid> = advanced.dispatches.iter().map(|dispatch| dispatch.saga_id).collect();
+        for _ in 0..MAX_LOOKS {
+            match store::find_open_epochs(&self.db, saga_ids.clone(), self.worker_id).await {
+                Ok(open) => {
+                    advanced
+                        .dispatches
+                        .retain(|dispatch| open.get(&dispatch.saga_id) == Some(&dispatch.epoch));
+                    return advanced;
+                }
+                Err(error) => {
+                    warn!(%error, "cannot see whether a commit happened; trying again");
+                    tokio::time::sleep(TROUBLE_DELAY).await;
+                }
+            }
+        }
+        advanced.dispatches.clear();
+        advanced
     }
 
     /// Advances sagas of which at least one makes a step fail: halves the set until the culprits are alone, and parks
@@ -303,7 +367,7 @@ impl Engine {
         }
         counter!("oms_sagas_parked_total", "step" => step).increment(1);
         error!(saga.id = %saga_id, step, error = %chain(&source), "the step cannot run for this saga; backing off");
-        advance::park(&self.db, &self.definitions, self.worker_id, saga_id, &chain(&source)).await
+        advance::park(&self.db, self.context(), saga_id, &chain(&source)).await
     }
 
     /// Waits shortly for more results, as long as calls are open, and takes up to a batch of them.
@@ -339,7 +403,7 @@ impl Engine {
         });
         let mut sets: Vec<&[CallResult]> = vec![&results];
         while let Some(set) = sets.pop() {
-            match advance::settle(&self.db, &self.definitions, self.worker_id, set).await {
+            match advance::settle(&self.db, self.context(), set).await {
                 Ok(advanced) => {
                     counter!("oms_calls_settled_total").increment(set.len() as u64);
                     if advanced.stale > 0 {
@@ -366,6 +430,19 @@ impl Engine {
                     error!(saga.id = %set[0].dispatch.saga_id, step, error = %chain(&source),
                         "the result cannot be recorded; the call is repeated when its lease is over");
                 }
+                Err(BatchError::CommitLost { advanced, source }) => {
+                    warn!(error = %source, "lost the answer to a commit; looking whether it happened");
+                    if self.is_any_open(set).await {
+                        sets.push(set);
+                        continue;
+                    }
+                    let advanced = self.as_committed(*advanced).await;
+                    if let Some(permits) = &mut permits
+                        && let Some(own) = permits.split(set.len())
+                    {
+                        self.publish(advanced, own);
+                    }
+                }
                 Err(error) => {
                     warn!(error = %chain(&error), "could not settle results; trying again");
                     sets.push(set);
@@ -383,7 +460,7 @@ impl Engine {
         for dispatch in advanced.dispatches {
             // There was a permit for each saga, and a saga has at most one call.
             let Some(permit) = permits.split(1) else { break };
-            caller::dispatch(dispatch, permit, self.results.clone());
+            caller::dispatch(dispatch, permit, self.results.clone(), self.breakers.clone());
         }
         if advanced.made_ready {
             self.wakeups.sagas_ready();
@@ -420,7 +497,7 @@ fn is_conflict(error: &BatchError) -> bool {
     let source = match error {
         BatchError::Database { source, .. }
         | BatchError::Step { source: StepError::Database(source), .. } => source,
-        BatchError::Step { .. } => return false,
+        BatchError::Step { .. } | BatchError::CommitLost { .. } => return false,
     };
     // SQLSTATE: serialization_failure, deadlock_detected (PostgreSQL manual, appendix A).
     matches!(sql_state(source).as_deref(), Some("40001" | "40P01"))

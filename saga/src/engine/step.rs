@@ -51,6 +51,15 @@ pub enum Outcome {
     Unknown(String),
 }
 
+/// What another system says about a call when it is asked by key.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Lookup {
+    /// It has seen the key, and this is how the call ended.
+    Found(Outcome),
+    /// It has never seen the key: the call had no effect, unless it is still on its way.
+    Absent,
+}
+
 /// A saga in the hands of a step.
 #[derive(Debug, Clone)]
 pub struct Saga {
@@ -140,6 +149,15 @@ pub trait ExternalStep: Send + Sync + 'static {
     /// # Errors
     /// The state does not hold what the request needs.
     fn request(&self, saga: &Saga) -> Result<String, StepError>;
+
+    /// Returns the name of the other system, for its circuit breaker.
+    fn system(&self) -> &'static str;
+
+    /// Asks the other system by key what became of an earlier attempt. Steps declared with
+    /// [`Resolution::Query`](super::Resolution::Query) implement it.
+    async fn look_up(&self, _call: &Call) -> Lookup {
+        Lookup::Absent
+    }
 
     /// Makes the call. No transaction is open, and the step gets no database handle.
     async fn call(&self, call: &Call) -> Outcome;

@@ -3,6 +3,7 @@
 //! The lease of a saga is the row that says what it waits for: whoever deletes its `saga_ready`, `saga_timer` or
 //! `saga_call` row may move it, and commits the deletion together with the move. A crash gives the row back.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -10,6 +11,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement, Val
 use serde_json::Value as Json;
 use uuid::Uuid;
 
+use super::guard::Guard;
 use super::status::{Direction, SagaStatus};
 
 fn statement<const N: usize>(text: &str, values: [Value; N]) -> Statement {
@@ -217,12 +219,30 @@ pub async fn take_calls(
 ) -> Result<Vec<CallRow>, DbErr> {
     CallRow::find_by_statement(statement(
         "DELETE FROM saga_call USING unnest($1::uuid[], $2::integer[]) AS input (saga_id, epoch)
-         WHERE saga_call.saga_id = input.saga_id AND saga_call.epoch = input.epoch
+         WHERE saga_call.saga_id = input.saga_id AND (saga_call.epoch = input.epoch OR $3)
          RETURNING saga_call.*",
-        [saga_ids.into(), epochs.into()],
+        [saga_ids.into(), epochs.into(), Guard::EpochMatch.is_off().into()],
     ))
     .all(tx)
     .await
+}
+
+/// Returns the epochs of the open calls that this worker has for these sagas.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn find_open_epochs(
+    db: &impl ConnectionTrait,
+    saga_ids: Vec<Uuid>,
+    worker_id: Uuid,
+) -> Result<HashMap<Uuid, i32>, DbErr> {
+    let rows = db
+        .query_all_raw(statement(
+            "SELECT saga_id, epoch FROM saga_call WHERE saga_id = ANY($1) AND worker_id = $2",
+            [saga_ids.into(), worker_id.into()],
+        ))
+        .await?;
+    rows.iter().map(|row| Ok((row.try_get("", "saga_id")?, row.try_get("", "epoch")?))).collect()
 }
 
 /// Ends up to `limit` open calls whose lease is over or whose worker is dead, and returns them.

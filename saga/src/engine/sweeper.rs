@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::batch::BatchError;
 use super::runner::{Engine, chain};
 use super::{advance, store};
 
@@ -68,19 +69,13 @@ pub(super) async fn sweep_abandoned(engine: Arc<Engine>, shutdown: CancellationT
     }
 }
 
-async fn expire_calls(engine: &Engine, shutdown: &CancellationToken) -> Result<(), advance::BatchError> {
+async fn expire_calls(engine: &Engine, shutdown: &CancellationToken) -> Result<(), BatchError> {
     loop {
         // An expired call may lead straight to another one, so capacity comes first here too.
         let Some(permits) = engine.reserve_capacity(shutdown).await else { return Ok(()) };
         let limit = permits.num_permits();
-        let advanced = advance::expire(
-            &engine.db,
-            &engine.definitions,
-            engine.worker_id,
-            engine.settings.worker_lease,
-            limit as u64,
-        )
-        .await?;
+        let worker_lease = engine.settings.worker_lease;
+        let advanced = advance::expire(&engine.db, engine.context(), worker_lease, limit as u64).await?;
         let moved = advanced.moved;
         engine.publish(advanced, permits);
         if moved < limit {

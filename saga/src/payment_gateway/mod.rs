@@ -7,8 +7,9 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::Outcome;
+use crate::engine::{Lookup, Outcome};
 
+pub mod instant;
 pub mod simulated;
 
 /// What a gateway can be asked for. It is written into the saga's history as JSON, byte for byte as it is sent.
@@ -71,4 +72,7 @@ pub trait PaymentGateway: Send + Sync + 'static {
 
     /// Sends a request, a [`Request`] as JSON. Repeating it with the same key and body has no second effect.
     async fn send(&self, idempotency_key: &str, body: &str) -> Outcome;
+
+    /// Asks what became of the request that was sent with a key.
+    async fn look_up(&self, idempotency_key: &str) -> Lookup;
 }

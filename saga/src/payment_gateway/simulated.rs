@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 use super::{Answer, PaymentGateway, Request};
-use crate::engine::{Failure, Outcome};
+use crate::engine::{Failure, Lookup, Outcome};
 
 /// The most requests of one transaction, and the most that wait for one.
 const MAX_BATCH: usize = 500;
@@ -75,6 +75,7 @@ const SLOW: Duration = Duration::from_secs(2);
 /// The simulated gateway.
 #[derive(Debug, Clone)]
 pub struct SimulatedGateway {
+    db: DatabaseConnection,
     requests: mpsc::Sender<Pending>,
     delay: Duration,
 }
@@ -99,8 +100,8 @@ impl SimulatedGateway {
     /// Starts a gateway with its books in `db`, which takes `delay` for each answer.
     pub fn start(db: DatabaseConnection, delay: Duration) -> Arc<Self> {
         let (requests, queue) = mpsc::channel(MAX_BATCH);
-        tokio::spawn(keep_books(db, queue));
-        Arc::new(Self { requests, delay })
+        tokio::spawn(keep_books(db.clone(), queue));
+        Arc::new(Self { db, requests, delay })
     }
 }
 
@@ -136,6 +137,17 @@ impl PaymentGateway for SimulatedGateway {
                 outcome
             }
             Decision::Silence => std::future::pending().await,
+        }
+    }
+
+    async fn look_up(&self, idempotency_key: &str) -> Lookup {
+        match find_call(&self.db, idempotency_key).await {
+            Ok(Some(CallRow { answer: Some(answer), .. })) => Lookup::Found(read_answer(&answer)),
+            // Seen but not decided: nothing has happened, and the next request decides.
+            Ok(_) => Lookup::Absent,
+            Err(error) => {
+                Lookup::Found(Outcome::Unknown(format!("the gateway cannot read its books: {error}")))
+            }
         }
     }
 }
@@ -332,6 +344,15 @@ async fn count_calls(
     .all(tx)
     .await?;
     Ok(rows.into_iter().map(|row| (row.idempotency_key.clone(), row)).collect())
+}
+
+async fn find_call(db: &impl ConnectionTrait, idempotency_key: &str) -> Result<Option<CallRow>, DbErr> {
+    CallRow::find_by_statement(statement(
+        "SELECT idempotency_key, request, attempts, answer FROM simulated_gateway_calls WHERE idempotency_key = $1",
+        [idempotency_key.into()],
+    ))
+    .one(db)
+    .await
 }
 
 async fn lock_payments(

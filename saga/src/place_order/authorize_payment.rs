@@ -11,7 +11,7 @@ use sea_orm::DatabaseTransaction;
 use serde::Deserialize;
 
 use super::State;
-use crate::engine::{Call, ExternalStep, Outcome, Saga, Settled, StepError};
+use crate::engine::{Call, ExternalStep, Lookup, Outcome, Saga, Settled, StepError};
 use crate::payment_gateway::{Answer, PaymentGateway, Request};
 
 /// Authorizes the order's total.
@@ -28,6 +28,14 @@ impl ExternalStep for AuthorizePayment {
             token: state.payment_token,
         };
         serde_json::to_string(&request).map_err(StepError::State)
+    }
+
+    fn system(&self) -> &'static str {
+        self.0.name()
+    }
+
+    async fn look_up(&self, call: &Call) -> Lookup {
+        self.0.look_up(&call.idempotency_key).await
     }
 
     async fn call(&self, call: &Call) -> Outcome {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::State;
 use super::authorize_payment::total;
-use crate::engine::{Call, ExternalStep, Outcome, Saga, Settled, StepError};
+use crate::engine::{Call, ExternalStep, Lookup, Outcome, Saga, Settled, StepError};
 use crate::payment_gateway::{Answer, PaymentGateway, Request};
 
 /// Captures what was authorized.
@@ -33,6 +33,14 @@ impl ExternalStep for CapturePayment {
             currency: state.currency,
         };
         serde_json::to_string(&request).map_err(StepError::State)
+    }
+
+    fn system(&self) -> &'static str {
+        self.0.name()
+    }
+
+    async fn look_up(&self, call: &Call) -> Lookup {
+        self.0.look_up(&call.idempotency_key).await
     }
 
     async fn call(&self, call: &Call) -> Outcome {

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::engine::process::{self, Process};
 use crate::engine::store::{NewSaga, insert_sagas};
-use crate::engine::{Action, Definition, Failure, RetryPolicy, Saga, StepDefinition, StepKind};
+use crate::engine::{Action, Definition, Failure, Resolution, RetryPolicy, Saga, StepDefinition, StepKind};
 use crate::payment_gateway::PaymentGateway;
 
 mod authorize_payment;
@@ -80,6 +80,7 @@ pub fn definition(gateway: Arc<dyn PaymentGateway>, settings: Settings) -> Defin
         forward,
         backward,
         retry: settings.retry,
+        on_unknown: Resolution::Query,
         time_out: settings.gateway_time_out,
         exhausted: exhausted(name),
     };

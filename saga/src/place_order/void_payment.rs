@@ -12,7 +12,7 @@ use domain::payment::store::record_voids;
 use sea_orm::DatabaseTransaction;
 use uuid::Uuid;
 
-use crate::engine::{Call, ExternalStep, Outcome, Saga, Settled, StepError};
+use crate::engine::{Call, ExternalStep, Lookup, Outcome, Saga, Settled, StepError};
 use crate::payment_gateway::{PaymentGateway, Request};
 
 /// Makes the order's payment void.
@@ -23,6 +23,14 @@ impl ExternalStep for VoidPayment {
     fn request(&self, saga: &Saga) -> Result<String, StepError> {
         let request = Request::Void { reference: saga.subject_id.to_string() };
         serde_json::to_string(&request).map_err(StepError::State)
+    }
+
+    fn system(&self) -> &'static str {
+        self.0.name()
+    }
+
+    async fn look_up(&self, call: &Call) -> Lookup {
+        self.0.look_up(&call.idempotency_key).await
     }
 
     async fn call(&self, call: &Call) -> Outcome {

@@ -5,7 +5,8 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{Act, Listed, Operator, WaitsFor, find_in};
-use crate::engine::advance::{self, BatchError, Decision};
+use crate::engine::advance::{self, Decision};
+use crate::engine::batch::BatchError;
 use crate::engine::definition::{Action, Definitions, StepKind};
 use crate::engine::status::Direction;
 use crate::engine::step::{Failure, Outcome, StepError};
@@ -87,7 +88,9 @@ pub async fn act(
     let decision = decide(act, operator);
     let note = json!({ "act": act.name(), "by": operator.name, "reason": operator.reason });
     advance::apply_decision(tx, definitions, id, decision, &note).await.map_err(|error| match error {
-        BatchError::Database { source, .. } => ActError::Database { id, source },
+        BatchError::Database { source, .. } | BatchError::CommitLost { source, .. } => {
+            ActError::Database { id, source }
+        }
         BatchError::Step { source, .. } => ActError::Record { id, source },
     })?;
     Ok(saga.subject_id)

@@ -27,6 +27,10 @@ impl ExternalStep for Never {
         Err(StepError::Broken("planned, not run".to_owned()))
     }
 
+    fn system(&self) -> &'static str {
+        "nowhere"
+    }
+
     async fn call(&self, _: &Call) -> Outcome {
         Outcome::Unknown("planned, not run".to_owned())
     }
@@ -51,6 +55,7 @@ fn step(name: &'static str, kind: StepKind, forward: Action, backward: Option<Ac
         forward,
         backward,
         retry: RetryPolicy { max_attempts: 3, ..RetryPolicy::DEFAULT },
+        on_unknown: Resolution::Repeat,
         time_out: Duration::from_secs(10),
         exhausted: Failure::new("EXHAUSTED", "gave up"),
     }
@@ -157,6 +162,14 @@ fn an_unknown_outcome_is_tried_again_with_the_same_key() {
         }
         other => panic!("not a retry: {other:?}"),
     }
+}
+
+#[test]
+fn an_unknown_outcome_is_held_at_once_where_the_other_system_keeps_no_keys() {
+    let mut definition = definition();
+    definition.steps[2].on_unknown = Resolution::Hold;
+    let cursor = attempted(AUTHORIZE, Direction::Forward, 1);
+    assert!(matches!(next(&definition, cursor, unknown(), now()), Next::Hold(cursor) if cursor.in_doubt));
 }
 
 #[test]

@@ -1,0 +1,623 @@
+//! The sagas of one transaction: carries each on until it blocks, and gathers what is to be written.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use futures_util::FutureExt;
+use sea_orm::{DatabaseTransaction, DbErr};
+use serde_json::{Value, json};
+use tracing::{debug, error, info, warn};
+use uuid::Uuid;
+
+use super::breaker::Breakers;
+use super::definition::{Action, Definition, Definitions, LEASE_MARGIN, Resolution};
+use super::guard::Guard;
+use super::plan::{self, Cursor, Ended, Next, Wait};
+use super::retry::with_full_jitter;
+use super::status::{Direction, SagaStatus};
+use super::step::{Call, ExternalStep, Failure, LocalStep, Outcome, Saga, Settled, StepError, Verdict};
+use super::store::{self, CallRow, LogEntry, LogKind, NewCall, SagaRow, SagaUpdate, Writes};
+
+/// What every transaction of a process works with.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) definitions: &'a Definitions,
+    pub(super) breakers: &'a Breakers,
+    pub(super) worker_id: Uuid,
+    /// Commits after each step instead of after each blocking, as an engine without batches would.
+    pub(super) one_step_per_commit: bool,
+}
+
+/// A step of a saga in one direction.
+pub(super) type Place = (i16, Direction);
+
+/// What a transaction did.
+#[derive(Debug, Default)]
+pub(super) struct Advanced {
+    /// How many sagas it moved.
+    pub(super) moved: usize,
+    /// Calls whose intents are committed.
+    pub(super) dispatches: Vec<Dispatch>,
+    /// Subjects of the sagas it moved.
+    pub(super) subject_ids: Vec<Uuid>,
+    /// Whether it made sagas ready again.
+    pub(super) made_ready: bool,
+    /// Results that matched no open call.
+    pub(super) stale: usize,
+}
+
+/// A call to be made, with everything that its result has to name.
+#[derive(Clone)]
+pub(super) struct Dispatch {
+    pub(super) saga_id: Uuid,
+    pub(super) definition: Arc<Definition>,
+    pub(super) place: Place,
+    pub(super) epoch: i32,
+    pub(super) attempt: u32,
+    pub(super) generation: u32,
+    /// Whether an earlier attempt may have taken effect and the other system can be asked.
+    pub(super) look_up_first: bool,
+    pub(super) step: Arc<dyn ExternalStep>,
+    pub(super) call: Call,
+}
+
+impl std::fmt::Debug for Dispatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The request may name a card.
+        f.debug_struct("Dispatch")
+            .field("saga_id", &self.saga_id)
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A call that was made, and how it ended.
+pub(super) struct CallResult {
+    pub(super) dispatch: Dispatch,
+    pub(super) outcome: Outcome,
+    pub(super) started_at: DateTime<Utc>,
+}
+
+/// Why a transaction was rolled back.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BatchError {
+    /// A statement of the engine failed, or the commit did.
+    #[error("could not {doing}")]
+    Database {
+        doing: &'static str,
+        #[source]
+        source: DbErr,
+    },
+    /// The commit's answer was lost: nobody knows whether it happened.
+    #[error("lost the answer to a commit")]
+    CommitLost {
+        /// What is true if it did.
+        advanced: Box<Advanced>,
+        #[source]
+        source: DbErr,
+    },
+    /// A step failed for a set of sagas of which at least one is to blame.
+    #[error("step {step} failed for a batch of {}", saga_ids.len())]
+    Step {
+        step: &'static str,
+        place: Place,
+        /// Where each saga of the transaction was when it began.
+        saga_ids: Vec<(Uuid, Place)>,
+        #[source]
+        source: StepError,
+    },
+}
+
+pub(super) fn database(doing: &'static str) -> impl FnOnce(DbErr) -> BatchError {
+    move |source| BatchError::Database { doing, source }
+}
+/// What the history says of an attempt.
+pub(super) struct Attempt {
+    idempotency_key: String,
+    request: String,
+    detail: Value,
+    started_at: DateTime<Utc>,
+}
+
+impl Attempt {
+    pub(super) fn local(now: DateTime<Utc>, detail: Value) -> Self {
+        Self { idempotency_key: String::new(), request: String::new(), detail, started_at: now }
+    }
+
+    pub(super) fn call(row: CallRow, outcome: &Outcome) -> Self {
+        Self {
+            idempotency_key: row.idempotency_key,
+            request: row.request,
+            detail: outcome_detail(outcome),
+            started_at: row.started_at,
+        }
+    }
+}
+
+fn outcome_name(outcome: &Outcome) -> &'static str {
+    ended_name(&Ended::from(outcome))
+}
+
+fn ended_name(ended: &Ended) -> &'static str {
+    match ended {
+        Ended::Succeeded => "SUCCEEDED",
+        Ended::Refused(_) => "REFUSED",
+        Ended::Unknown(_) => "UNKNOWN",
+        Ended::Postponed { .. } => "RETRY",
+    }
+}
+
+fn outcome_detail(outcome: &Outcome) -> Value {
+    match outcome {
+        Outcome::Succeeded(answer) => answer.clone(),
+        Outcome::Refused(failure) => json!(failure),
+        Outcome::Unknown(reason) => json!({ "reason": reason }),
+    }
+}
+
+pub(super) fn evidence(result: &CallResult) -> LogEntry {
+    let dispatch = &result.dispatch;
+    LogEntry {
+        saga_id: dispatch.saga_id,
+        epoch: dispatch.epoch,
+        kind: LogKind::Evidence,
+        step: dispatch.definition.step_name(dispatch.place.0),
+        direction: dispatch.place.1,
+        attempt: dispatch.attempt,
+        generation: dispatch.generation,
+        outcome: outcome_name(&result.outcome),
+        idempotency_key: dispatch.call.idempotency_key.clone(),
+        request: dispatch.call.request.clone(),
+        detail: outcome_detail(&result.outcome).to_string(),
+        started_at: result.started_at,
+    }
+}
+
+pub(super) fn begin_attempt(saga: &mut Saga) {
+    saga.cursor.attempt += 1;
+    saga.epoch += 1;
+}
+
+/// The sagas of one transaction and what it will write.
+pub(super) struct Batch<'a> {
+    context: Context<'a>,
+    pub(super) now: DateTime<Utc>,
+    started: Vec<(Uuid, Place)>,
+    halt_before: Option<Place>,
+    pub(super) runnable: Vec<Saga>,
+    pub(super) writes: Writes,
+    advanced: Advanced,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(context: Context<'a>, rows: Vec<SagaRow>, halt_before: Option<Place>) -> Self {
+        let now = rows.first().map_or_else(Utc::now, |row| row.now);
+        let mut batch = Self {
+            context,
+            now,
+            started: Vec::with_capacity(rows.len()),
+            halt_before,
+            runnable: Vec::with_capacity(rows.len()),
+            writes: Writes::default(),
+            advanced: Advanced::default(),
+        };
+        for row in rows {
+            batch.admit(row);
+        }
+        batch
+    }
+
+    fn admit(&mut self, row: SagaRow) {
+        if row.status.has_ended() {
+            debug!(saga.id = %row.id, "a saga that has ended was ready; leaving it as it is");
+            return;
+        }
+        let Some(definition) = self.context.definitions.find(&row.definition, row.version) else {
+            // Left for a process that knows it, as during a rolling deploy.
+            warn!(saga.id = %row.id, saga.definition = row.definition, saga.version = row.version,
+                "this process does not know the saga's definition");
+            self.writes.timers.push((row.id, UNKNOWN_DEFINITION_DELAY));
+            return;
+        };
+        let cursor = Cursor {
+            step: row.step,
+            direction: row.direction,
+            attempt: row.attempt.cast_unsigned(),
+            generation: row.generation.cast_unsigned(),
+            in_doubt: row.in_doubt,
+            since: row.step_since,
+        };
+        self.started.push((row.id, (cursor.step, cursor.direction)));
+        self.runnable.push(Saga {
+            id: row.id,
+            subject_id: row.subject_id,
+            failure: row.failure.and_then(|failure| serde_json::from_value(failure).ok()),
+            definition: definition.clone(),
+            cursor,
+            epoch: row.epoch,
+            stuck: row.stuck_since.is_some(),
+            state: row.state,
+        });
+    }
+
+    /// Carries every saga on, step by step and set by set, until it blocks.
+    pub(super) async fn run(&mut self, tx: &DatabaseTransaction) -> Result<(), BatchError> {
+        while let Some(first) = self.runnable.first() {
+            let definition = first.definition.clone();
+            let place = (first.cursor.step, first.cursor.direction);
+            let (mut group, rest) =
+                std::mem::take(&mut self.runnable).into_iter().partition::<Vec<_>, _>(|saga| {
+                    Arc::ptr_eq(&saga.definition, &definition)
+                        && (saga.cursor.step, saga.cursor.direction) == place
+                });
+            self.runnable = rest;
+            if self.halt_before == Some(place) {
+                group.into_iter().for_each(|saga| self.block_ready(saga));
+                continue;
+            }
+            match definition.action(place.0, place.1) {
+                Some(Action::Local(step)) => {
+                    group.iter_mut().for_each(begin_attempt);
+                    let verdicts = run_local(step.as_ref(), tx, &mut group)
+                        .await
+                        .map_err(|source| self.step_error(&definition, place, source))?;
+                    for (saga, verdict) in group.into_iter().zip(verdicts) {
+                        let detail = match &verdict {
+                            Verdict::Done => Value::Null,
+                            Verdict::Refused(failure) => json!(failure),
+                            Verdict::RetryAfter(delay) => json!({ "retryAfterMs": delay.as_millis() as u64 }),
+                        };
+                        self.end_attempt(saga, verdict.into(), &Attempt::local(self.now, detail));
+                    }
+                }
+                Some(Action::External(step)) => {
+                    let step = step.clone();
+                    self.block_calls(tx, &definition, place, &step, group).await?;
+                }
+                // Nothing to do here in this direction.
+                None => {
+                    for saga in group {
+                        self.follow(saga, Ended::Succeeded);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes an outcome from a person as if the other system had given it.
+    pub(super) async fn resolve(
+        &mut self,
+        tx: &DatabaseTransaction,
+        mut saga: Saga,
+        outcome: &Outcome,
+    ) -> Result<(), BatchError> {
+        let definition = saga.definition.clone();
+        let place = (saga.cursor.step, saga.cursor.direction);
+        if let Some(Action::External(step)) = definition.action(place.0, place.1) {
+            let settled = match outcome {
+                Outcome::Succeeded(answer) => Some(Settled { saga: &mut saga, outcome: Ok(answer) }),
+                Outcome::Refused(failure) => Some(Settled { saga: &mut saga, outcome: Err(failure) }),
+                Outcome::Unknown(_) => None,
+            };
+            let mut settled: Vec<Settled<'_>> = settled.into_iter().collect();
+            step.record(tx, &mut settled)
+                .await
+                .map_err(|source| self.step_error(&definition, place, source))?;
+        }
+        // A person's word settles the doubt either way.
+        saga.cursor.in_doubt = false;
+        self.follow(saga, Ended::from(outcome));
+        Ok(())
+    }
+
+    /// Lets each step write what the definitive outcomes of its calls mean.
+    pub(super) async fn record(
+        &self,
+        tx: &DatabaseTransaction,
+        waiting: &mut [(Saga, CallRow, Outcome)],
+    ) -> Result<(), BatchError> {
+        let mut places: Vec<(Arc<Definition>, Place)> = Vec::new();
+        for (saga, row, _) in waiting.iter() {
+            let place = (row.step, row.direction);
+            if !places.iter().any(|(known, at)| Arc::ptr_eq(known, &saga.definition) && *at == place) {
+                places.push((saga.definition.clone(), place));
+            }
+        }
+        for (definition, place) in places {
+            let Some(Action::External(step)) = definition.action(place.0, place.1) else { continue };
+            let mut settled: Vec<Settled<'_>> = waiting
+                .iter_mut()
+                .filter(|(saga, row, _)| {
+                    Arc::ptr_eq(&saga.definition, &definition) && (row.step, row.direction) == place
+                })
+                .filter_map(|(saga, _, outcome)| match outcome {
+                    Outcome::Succeeded(answer) => Some(Settled { saga, outcome: Ok(answer) }),
+                    Outcome::Refused(failure) => Some(Settled { saga, outcome: Err(failure) }),
+                    Outcome::Unknown(_) => None,
+                })
+                .collect();
+            if settled.is_empty() {
+                continue;
+            }
+            let recorded = AssertUnwindSafe(step.record(tx, &mut settled)).catch_unwind().await;
+            recorded
+                .unwrap_or_else(|panic| Err(StepError::Panicked(panic_message(&panic))))
+                .map_err(|source| self.step_error(&definition, place, source))?;
+        }
+        Ok(())
+    }
+
+    fn step_error(&self, definition: &Definition, place: Place, source: StepError) -> BatchError {
+        BatchError::Step {
+            step: definition.step_name(place.0),
+            place,
+            saga_ids: self.started.clone(),
+            source,
+        }
+    }
+
+    /// Writes the attempt into the history and does what the plan says.
+    pub(super) fn end_attempt(&mut self, saga: Saga, ended: Ended, attempt: &Attempt) {
+        self.writes.log.push(LogEntry {
+            saga_id: saga.id,
+            epoch: saga.epoch,
+            kind: LogKind::Attempt,
+            step: saga.definition.step_name(saga.cursor.step),
+            direction: saga.cursor.direction,
+            attempt: saga.cursor.attempt,
+            generation: saga.cursor.generation,
+            outcome: ended_name(&ended),
+            idempotency_key: attempt.idempotency_key.clone(),
+            request: attempt.request.clone(),
+            detail: if attempt.detail.is_null() { String::new() } else { attempt.detail.to_string() },
+            started_at: attempt.started_at,
+        });
+        self.follow(saga, ended);
+    }
+
+    fn follow(&mut self, saga: Saga, ended: Ended) {
+        let next = plan::next(&saga.definition, saga.cursor, ended, self.now);
+        self.carry_out(saga, next);
+    }
+
+    pub(super) fn carry_out(&mut self, mut saga: Saga, next: Next) {
+        let step = saga.definition.step_name(saga.cursor.step);
+        match next {
+            Next::Step(cursor) => {
+                saga.cursor = cursor;
+                saga.stuck = false;
+                if self.context.one_step_per_commit {
+                    self.block_ready(saga);
+                } else {
+                    self.runnable.push(saga);
+                }
+            }
+            Next::Compensate { cursor, plan, failure } => {
+                info!(saga.id = %saga.id, step, failure.code, "compensating");
+                self.log_plan(&saga, &plan, &failure);
+                saga.cursor = cursor;
+                saga.stuck = false;
+                saga.failure = Some(failure);
+                self.runnable.push(saga);
+            }
+            Next::Retry { cursor, wait, stuck } => {
+                let delay = match wait {
+                    Wait::Exactly(delay) => delay,
+                    Wait::UpTo(longest) => with_full_jitter(longest),
+                };
+                if stuck && !saga.stuck {
+                    error!(saga.id = %saga.id, step, attempt = cursor.attempt,
+                        "the saga is stuck: it keeps trying, and a person should look");
+                } else {
+                    debug!(saga.id = %saga.id, step, attempt = cursor.attempt, ?delay, "trying again later");
+                }
+                saga.cursor = cursor;
+                saga.stuck = stuck;
+                self.writes.timers.push((saga.id, delay));
+                self.block(saga, None);
+            }
+            Next::Hold(cursor) => {
+                error!(saga.id = %saga.id, step, "the saga is held: the outcome is unknown and a person must decide");
+                saga.cursor = cursor;
+                saga.stuck = true;
+                self.block(saga, Some(SagaStatus::Held));
+            }
+            Next::End(status) => {
+                saga.stuck = false;
+                self.block(saga, Some(status));
+            }
+        }
+    }
+
+    fn log_plan(&mut self, saga: &Saga, plan: &[i16], failure: &Failure) {
+        let undo: Vec<&str> = plan.iter().map(|&step| saga.definition.step_name(step)).collect();
+        let detail = json!({ "failure": failure, "undo": undo });
+        self.log(saga, LogKind::Plan, "PLANNED", detail.to_string());
+    }
+
+    /// Writes something into the history that is not an attempt.
+    pub(super) fn log(&mut self, saga: &Saga, kind: LogKind, outcome: &'static str, detail: String) {
+        self.writes.log.push(LogEntry {
+            saga_id: saga.id,
+            epoch: saga.epoch,
+            kind,
+            step: saga.definition.step_name(saga.cursor.step),
+            direction: saga.cursor.direction,
+            attempt: saga.cursor.attempt,
+            generation: saga.cursor.generation,
+            outcome,
+            idempotency_key: String::new(),
+            request: String::new(),
+            detail,
+            started_at: self.now,
+        });
+    }
+
+    /// Writes the intents of calls. A repeated attempt takes its request from the history: the same bytes.
+    async fn block_calls(
+        &mut self,
+        tx: &DatabaseTransaction,
+        definition: &Arc<Definition>,
+        place: Place,
+        step: &Arc<dyn ExternalStep>,
+        group: Vec<Saga>,
+    ) -> Result<(), BatchError> {
+        let repeated: Vec<Uuid> =
+            group.iter().filter(|saga| saga.cursor.attempt > 0).map(|saga| saga.id).collect();
+        let mut frozen = HashMap::new();
+        if !repeated.is_empty() {
+            let name = definition.step_name(place.0);
+            let requests =
+                store::load_frozen_requests(tx, repeated).await.map_err(database("load frozen requests"))?;
+            frozen.extend(
+                requests
+                    .into_iter()
+                    .filter(|row| row.step == name && row.direction == place.1)
+                    .map(|row| ((row.saga_id, row.generation.cast_unsigned()), row.request)),
+            );
+        }
+        for mut saga in group {
+            if let Err(wait) = self.context.breakers.admit(step.system(), Instant::now()) {
+                // No attempt is begun: the saga waits where it is until the system answers others again.
+                self.writes.timers.push((saga.id, wait + with_full_jitter(PARKED_SPREAD)));
+                self.block(saga, None);
+                continue;
+            }
+            let request = match frozen.remove(&(saga.id, saga.cursor.generation)) {
+                Some(request) => request,
+                None => step.request(&saga).map_err(|source| self.step_error(definition, place, source))?,
+            };
+            begin_attempt(&mut saga);
+            self.block_call(saga, step.clone(), request);
+        }
+        Ok(())
+    }
+
+    fn block_call(&mut self, saga: Saga, step: Arc<dyn ExternalStep>, request: String) {
+        let definition = saga.definition.clone();
+        let (index, direction) = (saga.cursor.step, saga.cursor.direction);
+        let (time_out, on_unknown) = definition
+            .step(index)
+            .map_or((LEASE_MARGIN, Resolution::Repeat), |step| (step.time_out, step.on_unknown));
+        let idempotency_key = idempotency_key(&saga);
+        self.writes.calls.push(NewCall {
+            saga_id: saga.id,
+            step: index,
+            direction,
+            epoch: saga.epoch,
+            attempt: saga.cursor.attempt,
+            generation: saga.cursor.generation,
+            idempotency_key: idempotency_key.clone(),
+            request: request.clone(),
+            time_out,
+            lease: time_out + LEASE_MARGIN,
+        });
+        self.advanced.dispatches.push(Dispatch {
+            saga_id: saga.id,
+            definition,
+            place: (index, direction),
+            epoch: saga.epoch,
+            attempt: saga.cursor.attempt,
+            generation: saga.cursor.generation,
+            look_up_first: saga.cursor.in_doubt && on_unknown == Resolution::Query,
+            step,
+            call: Call { idempotency_key, request, time_out },
+        });
+        self.block(saga, None);
+    }
+
+    pub(super) fn block_ready(&mut self, saga: Saga) {
+        self.writes.ready.push(saga.id);
+        self.block(saga, None);
+    }
+
+    fn block(&mut self, saga: Saga, status: Option<SagaStatus>) {
+        let on_its_way = match saga.cursor.direction {
+            Direction::Forward => SagaStatus::Running,
+            Direction::Backward => SagaStatus::Compensating,
+        };
+        self.advanced.subject_ids.push(saga.subject_id);
+        self.writes.sagas.push(SagaUpdate {
+            id: saga.id,
+            status: status.unwrap_or(on_its_way),
+            step: saga.cursor.step,
+            direction: saga.cursor.direction,
+            attempt: saga.cursor.attempt,
+            generation: saga.cursor.generation,
+            in_doubt: saga.cursor.in_doubt,
+            epoch: saga.epoch,
+            state: saga.state,
+            failure: saga.failure.map(|failure| json!(failure)),
+            step_since: saga.cursor.since,
+            stuck: saga.stuck,
+        });
+    }
+
+    pub(super) async fn commit(self, tx: DatabaseTransaction) -> Result<Advanced, BatchError> {
+        let mut advanced = self.advanced;
+        advanced.moved = self.writes.sagas.len();
+        advanced.made_ready = !self.writes.ready.is_empty();
+        store::write(&tx, self.writes, self.context.worker_id).await.map_err(database("write a batch"))?;
+        if Guard::IntentBeforeSend.is_off() {
+            for Dispatch { step, call, .. } in advanced.dispatches.iter().cloned() {
+                step.call(&call).await;
+            }
+        }
+        fail::fail_point!("before_batch_commit");
+        if let Err(source) = tx.commit().await {
+            return Err(BatchError::CommitLost { advanced: Box::new(advanced), source });
+        }
+        fail::fail_point!("after_batch_commit");
+        Ok(advanced)
+    }
+
+    /// Gives up the batch for what it would write, to be committed by the caller.
+    pub(super) fn into_writes(self) -> Writes {
+        self.writes
+    }
+}
+
+/// How far apart sagas return that a circuit breaker has parked.
+const PARKED_SPREAD: Duration = Duration::from_secs(1);
+
+/// How long a saga of a definition unknown here waits before another process may try.
+const UNKNOWN_DEFINITION_DELAY: Duration = Duration::from_secs(1);
+
+/// Derives the key of a call: never random, so that it is the same after a crash and on an older replica.
+fn idempotency_key(saga: &Saga) -> String {
+    if Guard::DerivedKey.is_off() {
+        return Uuid::now_v7().to_string();
+    }
+    let Cursor { step, direction, generation, .. } = saga.cursor;
+    let step = saga.definition.step_name(step);
+    format!("{}:{step}:{}:{generation}", saga.id, direction.as_str().to_lowercase())
+}
+
+async fn run_local(
+    step: &dyn LocalStep,
+    tx: &DatabaseTransaction,
+    sagas: &mut [Saga],
+) -> Result<Vec<Verdict>, StepError> {
+    let verdicts = AssertUnwindSafe(step.run(tx, sagas))
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|panic| Err(StepError::Panicked(panic_message(&panic))))?;
+    if verdicts.len() == sagas.len() {
+        Ok(verdicts)
+    } else {
+        Err(StepError::Broken(format!("the step gave {} verdicts for {} sagas", verdicts.len(), sagas.len())))
+    }
+}
+
+/// Returns what a panic said, if it said it in text.
+pub(super) fn panic_message(panic: &Box<dyn std::any::Any + Send>) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}
