@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use domain::money::Currency;
-use saga::engine::notify::Wakeups;
+use saga::engine::{Definitions, Wakeups};
 use sea_orm::DatabaseConnection;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,6 +34,10 @@ pub struct Services {
     pub placing: Placing,
     /// Shows what happens to them.
     pub event_feed: EventFeed,
+    /// The sagas that operators see and act on.
+    pub definitions: Definitions,
+    /// Wakes whoever waits for what an operator did.
+    pub wakeups: Arc<Wakeups>,
     /// The shop.
     pub settings: AppSettings,
 }
@@ -55,12 +59,13 @@ impl App {
     pub fn start(
         db: DatabaseConnection,
         wakeups: Arc<Wakeups>,
+        definitions: Definitions,
         settings: AppSettings,
         shutdown: CancellationToken,
     ) -> Self {
         let event_feed = EventFeed::start(db.clone(), &wakeups, shutdown.clone());
-        let placing = Placing::start(db.clone(), wakeups);
-        let services = Services { db, placing, event_feed, settings };
+        let placing = Placing::start(db.clone(), wakeups.clone());
+        let services = Services { db, placing, event_feed, definitions, wakeups, settings };
         let schema = graphql::schema(services.clone());
         Self { services, schema, shutdown, sockets: TaskTracker::new() }
     }

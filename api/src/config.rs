@@ -4,12 +4,17 @@
 //! reads them from there.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use domain::money::Currency;
 use saga::engine::RunnerSettings;
+use saga::payment_gateway::PaymentGateway;
+use saga::payment_gateway::instant::InstantGateway;
+use saga::payment_gateway::simulated::SimulatedGateway;
 use saga::place_order;
+use sea_orm::DatabaseConnection;
 
 use crate::postgres::PoolSettings;
 use crate::postgres::embedded::MAX_CONNECTIONS;
@@ -203,6 +208,11 @@ pub struct RunnerArgs {
     #[arg(long, env = "OMS_RUNNER_POOL_SIZE", value_name = "CONNECTIONS", default_value_t = Self::default().runner_pool_size,
           value_parser = clap::value_parser!(u32).range(4..=200))]
     pub runner_pool_size: u32,
+
+    /// Commit after each step of each order instead of after each blocking of a batch, as an engine without batches
+    /// would: for comparison
+    #[arg(long, env = "OMS_ONE_COMMIT_PER_STEP", hide = true, value_parser = clap::builder::FalseyValueParser::new())]
+    pub one_commit_per_step: bool,
 }
 
 impl Default for RunnerArgs {
@@ -213,14 +223,63 @@ impl Default for RunnerArgs {
             worker_lease_seconds: 5,
             poll_interval_ms: 500,
             runner_pool_size: 10,
+            one_commit_per_step: false,
         }
     }
+}
+
+/// Transactions at a time, of each of the two kinds, when each advances one saga by one step: with fewer the commits
+/// would wait for each other instead of sharing a flush.
+const PARALLEL_SINGLE_STEPS: u32 = 16;
+
+impl RunnerArgs {
+    /// What the runner takes from these settings.
+    pub fn settings(&self) -> RunnerSettings {
+        let settings = RunnerSettings {
+            batch_size: self.batch_size,
+            max_open_calls: self.max_open_calls,
+            poll_interval: Duration::from_millis(self.poll_interval_ms),
+            worker_lease: Duration::from_secs(self.worker_lease_seconds),
+            ..RunnerSettings::default()
+        };
+        if !self.one_commit_per_step {
+            return settings;
+        }
+        RunnerSettings {
+            batch_size: 1,
+            parallel_batches: PARALLEL_SINGLE_STEPS,
+            one_step_per_commit: true,
+            ..settings
+        }
+    }
+
+    /// How many connections the runner needs.
+    pub fn pool_size(&self) -> u32 {
+        match self.one_commit_per_step {
+            // One for each transaction, and some for the sweeper and the heartbeat.
+            true => self.runner_pool_size.max(2 * PARALLEL_SINGLE_STEPS + 4),
+            false => self.runner_pool_size,
+        }
+    }
+}
+
+/// Who answers when a payment is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GatewayKind {
+    /// Behaves as its card tokens say, and keeps books of its own in the database.
+    Simulated,
+    /// Approves everything at once and keeps no books.
+    Instant,
 }
 
 /// How the payment gateway behaves.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Payment gateway")]
 pub struct GatewayArgs {
+    /// Which gateway: simulated behaves as its card tokens say; instant approves everything, for measuring
+    #[arg(long = "gateway", env = "OMS_GATEWAY", value_enum, default_value_t = Self::default().kind)]
+    pub kind: GatewayKind,
+
     /// Milliseconds the simulated gateway takes to answer
     #[arg(long = "gateway-delay-ms", env = "OMS_GATEWAY_DELAY_MS", value_name = "MS", default_value_t = Self::default().delay_ms,
           value_parser = clap::value_parser!(u64).range(0..=60_000))]
@@ -234,11 +293,21 @@ pub struct GatewayArgs {
 
 impl Default for GatewayArgs {
     fn default() -> Self {
-        Self { delay_ms: 20, timeout_ms: 10_000 }
+        Self { kind: GatewayKind::Simulated, delay_ms: 20, timeout_ms: 10_000 }
     }
 }
 
 impl GatewayArgs {
+    /// Starts the gateway; the simulated one keeps its books in `db`.
+    pub fn start(&self, db: &DatabaseConnection) -> Arc<dyn PaymentGateway> {
+        match self.kind {
+            GatewayKind::Simulated => {
+                SimulatedGateway::start(db.clone(), Duration::from_millis(self.delay_ms))
+            }
+            GatewayKind::Instant => Arc::new(InstantGateway),
+        }
+    }
+
     /// What the saga takes from these settings.
     pub fn saga_settings(&self) -> place_order::Settings {
         place_order::Settings {
@@ -303,7 +372,7 @@ impl ServeArgs {
         if acquire_ms >= statement_ms {
             return Err(SettingsError::AcquireSlowerThanStatement { acquire_ms, statement_ms });
         }
-        let total = self.process.pool_size + self.runner.runner_pool_size;
+        let total = self.process.pool_size + self.runner.pool_size();
         if self.database.url().is_none() && total > MAX_CONNECTIONS - SPARE_CONNECTIONS {
             return Err(SettingsError::TooManyConnections { total });
         }
@@ -320,20 +389,14 @@ impl ServeArgs {
         // A runner waits: it has nothing better to do, and giving up would only make it ask again.
         PoolSettings {
             acquire_timeout: Duration::from_secs(30),
-            ..self.pool("oms runner", self.runner.runner_pool_size)
+            ..self.pool("oms runner", self.runner.pool_size())
         }
     }
 
     /// What the runner takes from these settings.
     pub fn runner_settings(&self) -> RunnerSettings {
-        RunnerSettings {
-            batch_size: self.runner.batch_size,
-            max_open_calls: self.runner.max_open_calls,
-            poll_interval: Duration::from_millis(self.runner.poll_interval_ms),
-            worker_lease: Duration::from_secs(self.runner.worker_lease_seconds),
-            drain_time: Duration::from_secs(self.process.drain_seconds),
-            ..RunnerSettings::default()
-        }
+        let drain_time = Duration::from_secs(self.process.drain_seconds);
+        RunnerSettings { drain_time, ..self.runner.settings() }
     }
 
     fn pool(&self, name: &'static str, max_connections: u32) -> PoolSettings {

@@ -42,10 +42,10 @@ const PAGE_SIZE: u64 = 100;
 const MAX_READERS: usize = 8;
 
 /// How often a viewer that has been shown something rides out a database that does not answer, before it is told.
-const MAX_FAILED_READS: u32 = 30;
+const MAX_FAILED_LOOKS: u32 = 30;
 
 /// Pause after such a failure.
-const FAILED_READ_PAUSE: Duration = Duration::from_secs(1);
+const FAILED_LOOK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Shows viewers what happens to their orders. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -90,7 +90,7 @@ impl EventFeed {
     /// each once. The stream ends after the event that settles the order, or at once if there is no such order or
     /// its story was over before `after`.
     ///
-    /// A database that does not answer is an error on the first read, and is ridden out for half a minute later on.
+    /// A database that does not answer is an error at first, and is ridden out for half a minute later on.
     pub fn events(
         &self,
         order_id: Uuid,
@@ -98,7 +98,7 @@ impl EventFeed {
     ) -> impl Stream<Item = Result<event::Model, DbErr>> + Send + use<> {
         // Register before reading: an event committed after the read pokes this viewer, and one committed before is
         // read. The other way round, one in between would be missed.
-        let viewer = Viewer { watch: self.watch(order_id), after, is_over: false, has_read: false };
+        let viewer = Viewer { watch: self.watch(order_id), after, is_over: false, has_looked: false };
         stream::try_unfold(viewer, async |mut viewer| {
             Ok::<_, DbErr>(viewer.next_page().await?.map(|page| (stream::iter(page).map(Ok), viewer)))
         })
@@ -235,14 +235,23 @@ struct Viewer {
     /// Sequence of the last event shown.
     after: i32,
     is_over: bool,
-    has_read: bool,
+    has_looked: bool,
+}
+
+/// What one look at the database shows a viewer.
+struct Look {
+    /// The next events.
+    page: Vec<event::Model>,
+    /// There are none, and there will be none.
+    nothing_will_come: bool,
 }
 
 impl Viewer {
     /// Returns the next events, at least one, as soon as there are any; `None` once the story is over.
     async fn next_page(&mut self) -> Result<Option<Vec<event::Model>>, DbErr> {
         while !self.is_over {
-            let mut page = self.read_patiently().await?;
+            let Look { mut page, nothing_will_come } = self.look_patiently().await?;
+            self.is_over = nothing_will_come;
             if let Some(end) = page.iter().position(|event| event.status.is_settled()) {
                 page.truncate(end + 1);
                 self.is_over = true;
@@ -251,49 +260,46 @@ impl Viewer {
                 self.after = last.sequence;
                 return Ok(Some(page));
             }
-            if self.nothing_will_come().await? {
-                self.is_over = true;
-            } else {
+            if !self.is_over {
                 self.watch.changed().await;
             }
         }
         Ok(None)
     }
 
-    async fn read_patiently(&mut self) -> Result<Vec<event::Model>, DbErr> {
+    async fn look_patiently(&mut self) -> Result<Look, DbErr> {
         let mut failures = 0;
         loop {
-            match self.read().await {
+            match self.look().await {
                 Err(error)
-                    if self.has_read
-                        && failures < MAX_FAILED_READS
+                    if self.has_looked
+                        && failures < MAX_FAILED_LOOKS
                         && classify(&error) == Trouble::Unavailable =>
                 {
                     failures += 1;
-                    tokio::time::sleep(FAILED_READ_PAUSE).await;
+                    tokio::time::sleep(FAILED_LOOK_PAUSE).await;
                 }
                 result => {
-                    self.has_read = true;
+                    self.has_looked = true;
                     return result;
                 }
             }
         }
     }
 
-    async fn read(&self) -> Result<Vec<event::Model>, DbErr> {
-        let shared = &self.watch.shared;
+    async fn look(&self) -> Result<Look, DbErr> {
+        let Watch { shared, order_id, .. } = &self.watch;
         // The semaphore is never closed; were it, reading without a permit would still be right.
         let _permit = shared.readers.acquire().await.ok();
-        order::store::find_events(&shared.db, self.watch.order_id, self.after, PAGE_SIZE).await
-    }
-
-    /// A viewer may resume after the last event of a settled order, or after one that never was: no event would ever
-    /// end its stream.
-    async fn nothing_will_come(&self) -> Result<bool, DbErr> {
-        let shared = &self.watch.shared;
-        let _permit = shared.readers.acquire().await.ok();
-        let order = order::store::find_order(&shared.db, self.watch.order_id).await?;
-        Ok(order.is_none_or(|order| order.status.is_settled() && order.sequence <= self.after))
+        let page = order::store::find_events(&shared.db, *order_id, self.after, PAGE_SIZE).await?;
+        if !page.is_empty() {
+            return Ok(Look { page, nothing_will_come: false });
+        }
+        // A viewer may resume after the last event of a settled order, or after one that never was: no event would
+        // ever end its stream.
+        let order = order::store::find_order(&shared.db, *order_id).await?;
+        let is_over = order.is_none_or(|order| order.status.is_settled() && order.sequence <= self.after);
+        Ok(Look { page, nothing_will_come: is_over })
     }
 }
 

@@ -10,6 +10,7 @@ mod database_error;
 pub mod event_feed;
 pub mod graphql;
 pub mod http;
+mod operator;
 pub mod placing;
 pub mod postgres;
 pub mod serve;

@@ -15,7 +15,6 @@ use anyhow::Context;
 use domain::catalog;
 use domain::money::Currency;
 use saga::engine::{Definitions, Runner, Wakeups};
-use saga::payment_gateway::simulated::SimulatedGateway;
 use saga::place_order;
 use sea_orm::DatabaseConnection;
 use tokio::net::TcpListener;
@@ -24,7 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::app::{App, AppSettings};
-use crate::config::ServeArgs;
+use crate::config::{GatewayArgs, ServeArgs};
 use crate::http::RenderMetrics;
 use crate::postgres::{self, Database, PoolSettings};
 use crate::{catalog_import, http, telemetry};
@@ -80,7 +79,7 @@ pub async fn start(args: &ServeArgs) -> anyhow::Result<Running> {
     let mut parts = Vec::new();
     if let Some(listener) = listener {
         let db = database.connect(&args.api_pool()).await?;
-        parts.push(start_api(db, listener, wakeups.clone(), args));
+        parts.push(start_api(db, listener, wakeups.clone(), args)?);
     }
     if role.runs_sagas() {
         let db = database.connect(&args.runner_pool()).await?;
@@ -216,10 +215,16 @@ async fn seed(db: &DatabaseConnection, currency: Currency) -> anyhow::Result<()>
     Ok(())
 }
 
-fn start_api(db: DatabaseConnection, listener: TcpListener, wakeups: Arc<Wakeups>, args: &ServeArgs) -> Part {
+fn start_api(
+    db: DatabaseConnection,
+    listener: TcpListener,
+    wakeups: Arc<Wakeups>,
+    args: &ServeArgs,
+) -> anyhow::Result<Part> {
     let stop = CancellationToken::new();
     let settings = AppSettings { currency: args.store.currency };
-    let app = App::start(db.clone(), wakeups, settings, stop.clone());
+    let definitions = definitions(&db, &args.gateway)?;
+    let app = App::start(db.clone(), wakeups, definitions, settings, stop.clone());
     let router = http::router(app.clone(), RenderMetrics::new(|| telemetry::metrics().render()));
     let stopped = stop.clone().cancelled_owned();
     let work = async move {
@@ -227,13 +232,11 @@ fn start_api(db: DatabaseConnection, listener: TcpListener, wakeups: Arc<Wakeups
         app.wait_for_sockets().await;
         Ok(())
     };
-    Part::spawn("the HTTP server", db, stop, work)
+    Ok(Part::spawn("the HTTP server", db, stop, work))
 }
 
 fn start_runner(db: DatabaseConnection, wakeups: Arc<Wakeups>, args: &ServeArgs) -> anyhow::Result<Part> {
-    let gateway = SimulatedGateway::start(db.clone(), Duration::from_millis(args.gateway.delay_ms));
-    let definition = place_order::definition(gateway, args.gateway.saga_settings());
-    let definitions = Definitions::try_new([definition]).context("a saga is not well defined")?;
+    let definitions = definitions(&db, &args.gateway)?;
     let stop = CancellationToken::new();
     let runner = Runner::start(db.clone(), definitions, wakeups, args.runner_settings(), stop.clone());
     let work = async move {
@@ -241,6 +244,15 @@ fn start_runner(db: DatabaseConnection, wakeups: Arc<Wakeups>, args: &ServeArgs)
         Ok(())
     };
     Ok(Part::spawn("the saga runner", db, stop, work))
+}
+
+/// Declares every saga that this program knows.
+///
+/// # Errors
+/// A saga breaks a rule that makes it safe to run.
+pub(crate) fn definitions(db: &DatabaseConnection, gateway: &GatewayArgs) -> anyhow::Result<Definitions> {
+    let place_order = place_order::definition(gateway.start(db), gateway.saga_settings());
+    Definitions::try_new([place_order]).context("a saga is not well defined")
 }
 
 /// Closes a pool, without waiting for those who do not give their connection back.

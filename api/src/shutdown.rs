@@ -20,6 +20,7 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
         tracing::info!("stopping; a second signal ends the process at once");
         canceled.cancel();
         next(&mut signals).await;
+        #[expect(clippy::disallowed_methods, reason = "the second signal asks to leave everything as it is")]
         std::process::exit(EXIT_INTERRUPTED);
     });
     Ok(token)

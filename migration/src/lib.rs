@@ -9,7 +9,7 @@
 //! each of the rows an order gathers on its way; `oms verify` looks for orphans instead.
 
 use sea_orm_migration::prelude::*;
-use sea_orm_migration::sea_orm::{DatabaseConnection, TransactionTrait};
+use sea_orm_migration::sea_orm::{DatabaseConnection, DbBackend, Statement, TransactionTrait};
 
 mod m20261125_000001_catalog;
 mod m20261125_000002_stock;
@@ -41,23 +41,37 @@ impl MigratorTrait for Migrator {
     }
 }
 
-/// Brings the schema up to date; a second process that asks at the same time waits for the first.
+/// Brings the schema up to date and returns the names of the migrations that ran; a second process that asks at the
+/// same time waits for the first, and has nothing left to do.
 ///
 /// # Errors
 /// Any error of the database. Migrations that had run before the failing one stay, the failing one leaves nothing.
-pub async fn migrate(db: &DatabaseConnection) -> Result<(), DbErr> {
+pub async fn migrate(db: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
     // The lock lives in a transaction of its own, so that it goes away with the connection whatever happens.
     let lock = db.begin().await?;
     lock.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")).await?;
+    let pending = pending(db).await?;
     Migrator::up(db, None).await?;
-    lock.commit().await
+    lock.commit().await?;
+    Ok(pending)
 }
 
 /// Returns the names of the migrations that this binary knows and the database does not have yet.
 ///
+/// It only looks. `Migrator` would make its table where there is none, and two that make it at once collide.
+///
 /// # Errors
 /// Any error of the database.
 pub async fn pending(db: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
-    let pending = Migrator::get_pending_migrations(db).await?;
-    Ok(pending.iter().map(|migration| migration.name().to_owned()).collect())
+    let mut pending: Vec<String> =
+        Migrator::migrations().iter().map(|migration| migration.name().to_owned()).collect();
+    let query = |sql: &str| Statement::from_string(DbBackend::Postgres, sql);
+    let table = db.query_one_raw(query("SELECT to_regclass('seaql_migrations')::text AS name")).await?;
+    if table.map(|row| row.try_get::<Option<String>>("", "name")).transpose()?.flatten().is_some() {
+        for row in db.query_all_raw(query("SELECT version FROM seaql_migrations")).await? {
+            let applied: String = row.try_get("", "version")?;
+            pending.retain(|name| *name != applied);
+        }
+    }
+    Ok(pending)
 }

@@ -7,7 +7,8 @@ pub(crate) struct Migration;
 
 const UP: &str = r#"
 -- One cold row per saga. Every saga that has not ended has exactly one row in saga_ready, saga_timer or saga_call,
--- or is HELD; `oms verify` checks it. No index on status: nothing on the hot path asks by status.
+-- or is HELD; `oms verify` checks it. No index on status, not even a partial one: the update that ends a saga changes
+-- the status, and would have to write every index anew instead of being a heap-only one.
 CREATE TABLE saga (
     id          uuid PRIMARY KEY,           -- UUIDv7; the place_order saga has its order's id
     subject_id  uuid NOT NULL,              -- what it works on; viewers of the subject are woken when it moves
@@ -30,6 +31,10 @@ CREATE TABLE saga (
     CONSTRAINT saga_status CHECK (status IN ('RUNNING', 'COMPENSATING', 'HELD', 'SUCCEEDED', 'COMPENSATED')),
     CONSTRAINT saga_direction CHECK (direction IN ('FORWARD', 'BACKWARD'))
 ) WITH (fillfactor = 70);
+
+-- Sagas that a person should look at, among them every held one. The column stays null for all others, so that their
+-- updates stay heap-only.
+CREATE INDEX saga_stuck ON saga (id) WHERE stuck_since IS NOT NULL;
 
 -- Sagas that can move now. Insert and delete only; claimed in key order, which is the order in which they began.
 CREATE TABLE saga_ready (
@@ -72,7 +77,8 @@ CREATE TABLE saga_log (
     direction       text NOT NULL,
     attempt         integer NOT NULL,
     generation      integer NOT NULL,
-    outcome         text NOT NULL,          -- SUCCEEDED, REFUSED, UNKNOWN, RETRY; PLANNED for a plan
+    outcome         text NOT NULL,          -- SUCCEEDED, REFUSED, UNKNOWN, RETRY; PLANNED for a plan; OPERATOR for an
+                                            -- act, unless it says how the attempt ended
     idempotency_key text,                   -- of a gateway call, as is the request
     request         text,
     detail          jsonb,                  -- the answer, the refusal, the reason, the plan

@@ -1,1 +1,36 @@
-//! Placeholder.
+//! What the tests stand on: a Postgres of their own, a database for each test, servers in this process and in others,
+//! and clients that speak to them as anybody else would.
+//!
+//! A test opens a [`Shop`], acts through its [`Client`], asserts, and closes it; closing waits for every order to be
+//! settled and re-derives the books. Tests with several servers put [`TestDatabase`], [`Server`] and [`OmsProcess`]
+//! together themselves.
+//!
+//! The Postgres is started by the first test that needs it and goes away with the test process, however that ends; so
+//! does each server process.
+
+mod client;
+mod cluster;
+mod database;
+pub mod disturb;
+pub mod fail_points;
+pub mod lossy_proxy;
+mod order_input;
+pub mod own_postgres;
+mod process;
+pub mod runner_under_test;
+mod server;
+mod shop;
+mod sse;
+pub mod subject;
+mod wait;
+mod websocket;
+
+pub use client::{Client, Placed};
+pub use database::{GatewayPayment, TestDatabase};
+pub use order_input::{OrderInput, order};
+pub use process::{OmsProcess, oms_command};
+pub use server::Server;
+pub use shop::Shop;
+pub use sse::watch_over_sse;
+pub use wait::{PATIENCE, eventually, within};
+pub use websocket::{Socket, watch_over_websocket};

@@ -9,9 +9,8 @@ use crate::postgres::{self, PoolSettings};
 pub(super) async fn run(args: &DatabaseArgs) -> anyhow::Result<()> {
     let database = postgres::join(args).await?;
     let db = database.connect(&PoolSettings::for_command("oms migrate")).await?;
-    let pending = migration::pending(&db).await.context("cannot read the state of the schema")?;
-    migration::migrate(&db).await.context("cannot bring the schema up to date")?;
-    for name in &pending {
+    let applied = migration::migrate(&db).await.context("cannot bring the schema up to date")?;
+    for name in &applied {
         print_line(format_args!("applied {name}"))?;
     }
     print_line("the schema is up to date")?;

@@ -12,19 +12,24 @@ use clap::{Parser, Subcommand};
 use crate::config::{DatabaseArgs, LogArgs, ServeArgs};
 use crate::{shutdown, telemetry};
 
+mod bench;
 mod catalog;
 mod database_url;
+mod demo;
 mod migrate;
+mod sagas;
 mod schema;
 mod serve;
 mod verify;
 
 const EXAMPLES: &str = "\
 Examples:
+  oms demo                             five orders on an embedded Postgres, watched as they are carried out
   oms serve                            API and runner on an embedded Postgres, GraphQL on 127.0.0.1:8080
   oms serve --role api                 the API alone; run more of them on one DATABASE_URL
   oms catalog import products.csv      add or replace products and their stock
   psql \"$(oms database-url)\"           look at the tables
+  oms sagas list --stuck               what a person should look at
   oms verify                           re-derive stock and money from the ledgers
 
 Every flag has a variable, shown in the help of each subcommand. Nothing has to be set to start.";
@@ -47,10 +52,21 @@ enum Command {
     ///
     /// Makes the schema current first. A fresh embedded database gets a small demo catalog.
     Serve(Box<ServeArgs>),
+    /// Place five orders against a server in this process, and show what becomes of each
+    ///
+    /// Starts what `oms serve` starts, places the orders over HTTP, watches them over a WebSocket, checks the books,
+    /// and keeps serving. The orders are real: they stay in the database.
+    Demo(Box<demo::DemoArgs>),
+    /// Measure how fast it is on this machine
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Bring the database schema up to date
     Migrate(DatabaseArgs),
     /// Print the GraphQL schema (SDL)
     Schema,
+    /// See where sagas are, and act on those that need a person
+    #[command(subcommand)]
+    Sagas(sagas::SagasCommand),
     /// Work on the catalog
     #[command(subcommand)]
     Catalog(catalog::CatalogCommand),
@@ -94,8 +110,11 @@ fn try_run(cli: Cli) -> anyhow::Result<()> {
     runtime.block_on(async {
         match cli.command {
             Command::Serve(args) => serve::run(&args).await,
+            Command::Demo(args) => demo::run(&args).await,
+            Command::Bench(command) => until_signal(bench::run(&command)).await,
             Command::Migrate(args) => until_signal(migrate::run(&args)).await,
             Command::Schema => schema::run(),
+            Command::Sagas(command) => until_signal(sagas::run(&command)).await,
             Command::Catalog(command) => until_signal(catalog::run(&command)).await,
             Command::Verify(args) => until_signal(verify::run(&args)).await,
             Command::DatabaseUrl(args) => database_url::run(&args),

@@ -26,7 +26,8 @@ pub(super) async fn run(args: &DatabaseArgs) -> anyhow::Result<()> {
     print_line("everything adds up")
 }
 
-async fn verify(db: &DatabaseConnection) -> anyhow::Result<Report> {
+/// Checks every rule of the books.
+pub(super) async fn verify(db: &DatabaseConnection) -> anyhow::Result<Report> {
     let pending = migration::pending(db).await.context("cannot read the state of the schema")?;
     anyhow::ensure!(pending.is_empty(), "the schema is not up to date; run `oms migrate` first");
     let mut report = books::verify(db).await.context("cannot read the books")?;

@@ -4,10 +4,12 @@
 //! means that nothing was written. Everything else is one opaque top-level error with `extensions.code` (INTERNAL,
 //! UNAVAILABLE or OVERLOADED) and the id under which its cause is in the log.
 
-use async_graphql::{Context, Enum, Error, ErrorExtensions, Interface, Result, SimpleObject};
+use async_graphql::{Context, Enum, Error, ErrorExtensions, ID, Interface, Result, SimpleObject};
 use domain::input::Violation;
 use domain::order::place::Refusal;
 use domain::stock::adjust::AdjustStockError;
+use saga::engine::StepError;
+use saga::engine::operate::ActError;
 use sea_orm::DbErr;
 
 use super::money::{CurrencyCode, Money};
@@ -44,6 +46,14 @@ pub(super) enum ErrorCode {
     InsufficientStock,
     /// The units on hand are not `expectedOnHand` any more.
     StockChanged,
+    /// There is no order of this id.
+    NotFound,
+    /// A runner has the order's saga in hand, or an answer is awaited.
+    SagaBusy,
+    /// The order's saga is over.
+    SagaOver,
+    /// The act does not fit where the order's saga is.
+    ActNotPossible,
 }
 
 /// Something the caller can act on. Nothing was written.
@@ -80,6 +90,14 @@ pub(super) enum UserError {
     InsufficientStock(InsufficientStockError),
     /// Another count.
     StockChanged(StockChangedError),
+    /// No such order.
+    NotFound(NotFoundError),
+    /// A saga in other hands.
+    SagaBusy(SagaBusyError),
+    /// A saga that is over.
+    SagaOver(SagaOverError),
+    /// An act that does not fit.
+    ActNotPossible(ActNotPossibleError),
 }
 
 /// Declares a user error: the three fields that all have, and its own facts.
@@ -159,6 +177,38 @@ user_error! {
     }
 }
 
+user_error! {
+    /// There is no order of this id.
+    NotFoundError {
+        /// The id that was given. Example: `order_01jx2v3q8kf0v8c9m5w6r7t2ab`
+        order_id: ID,
+    }
+}
+
+user_error! {
+    /// A runner has the order's saga in hand, or an answer is awaited; try again in a moment. It was left as it is.
+    SagaBusyError {
+        /// The order. Example: `order_01jx2v3q8kf0v8c9m5w6r7t2ab`
+        order_id: ID,
+    }
+}
+
+user_error! {
+    /// The order's saga is over; nothing can be done to it any more.
+    SagaOverError {
+        /// The order. Example: `order_01jx2v3q8kf0v8c9m5w6r7t2ab`
+        order_id: ID,
+    }
+}
+
+user_error! {
+    /// The act does not fit where the order's saga is; `message` says what would. It was left as it is.
+    ActNotPossibleError {
+        /// The order. Example: `order_01jx2v3q8kf0v8c9m5w6r7t2ab`
+        order_id: ID,
+    }
+}
+
 /// Returns a path that starts at the argument, as all paths do.
 fn at(fields: &[&str]) -> Vec<String> {
     std::iter::once("input").chain(fields.iter().copied()).map(str::to_owned).collect()
@@ -226,6 +276,28 @@ impl UserError {
     }
 }
 
+impl UserError {
+    /// Makes the user error of a refused act on the saga of an order; `fields` lead to what named the order.
+    ///
+    /// # Errors
+    /// What the caller cannot act on.
+    pub(super) fn of_act(fields: &[&str], order_id: &ID, error: ActError) -> Result<Self, ActError> {
+        let (path, order_id, message) = (at(fields), order_id.clone(), error.to_string());
+        Ok(match error {
+            ActError::Missing => {
+                let message = format!("there is no order {:?}", order_id.as_str());
+                NotFoundError { code: ErrorCode::NotFound, message, path, order_id }.into()
+            }
+            ActError::Busy => SagaBusyError { code: ErrorCode::SagaBusy, message, path, order_id }.into(),
+            ActError::Over => SagaOverError { code: ErrorCode::SagaOver, message, path, order_id }.into(),
+            ActError::NotPossible { .. } | ActError::UnknownDefinition { .. } => {
+                ActNotPossibleError { code: ErrorCode::ActNotPossible, message, path, order_id }.into()
+            }
+            ActError::Record(_) | ActError::Database(_) => return Err(error),
+        })
+    }
+}
+
 fn unknown_sku(path: Vec<String>, sku: String) -> UserError {
     let message = format!("no product has the SKU {sku:?}; create it with upsertProducts first");
     UnknownSkuError { code: ErrorCode::UnknownSku, message, path, sku }.into()
@@ -251,6 +323,18 @@ pub(super) trait OrReport<T> {
 impl<T> OrReport<T> for Result<T, DbErr> {
     fn or_report(self, ctx: &Context<'_>, do_what: &'static str) -> Result<T> {
         self.map_err(|error| report(ctx, do_what, code_of(&error), &error))
+    }
+}
+
+impl<T> OrReport<T> for Result<T, ActError> {
+    fn or_report(self, ctx: &Context<'_>, do_what: &'static str) -> Result<T> {
+        self.map_err(|error| match &error {
+            ActError::Database(cause) | ActError::Record(StepError::Database(cause)) => {
+                report(ctx, do_what, code_of(cause), cause)
+            }
+            ActError::Record(cause) => report(ctx, do_what, INTERNAL, cause),
+            _ => report(ctx, do_what, INTERNAL, &error),
+        })
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use async_graphql::dataloader::Loader;
 use domain::{order, stock};
+use saga::engine::operate;
 use saga::engine::process::Process;
 use saga::place_order;
 use sea_orm::{DatabaseConnection, DbErr};
@@ -31,6 +32,13 @@ pub(super) struct LinesKey(pub(super) Uuid);
 /// The process of the order with this id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct ProcessKey(pub(super) Uuid);
+
+/// The newest entries of the history of the saga with this id, as many as `last`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct HistoryKey {
+    pub(super) saga_id: Uuid,
+    pub(super) last: u64,
+}
 
 /// The stock of this SKU.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -67,6 +75,27 @@ impl Loader<ProcessKey> for Rows {
     async fn load(&self, keys: &[ProcessKey]) -> Result<HashMap<ProcessKey, Process>, DbErr> {
         let processes = place_order::load_processes(&self.db, keys.iter().map(|key| key.0).collect()).await?;
         Ok(processes.into_iter().map(|(order_id, process)| (ProcessKey(order_id), process)).collect())
+    }
+}
+
+impl Loader<HistoryKey> for Rows {
+    type Value = Vec<operate::Entry>;
+    type Error = DbErr;
+
+    async fn load(&self, keys: &[HistoryKey]) -> Result<HashMap<HistoryKey, Self::Value>, DbErr> {
+        // One query for each length; a request names one.
+        let mut by_length: HashMap<u64, Vec<Uuid>> = HashMap::new();
+        for key in keys {
+            by_length.entry(key.last).or_default().push(key.saga_id);
+        }
+        let mut found = HashMap::new();
+        for (last, saga_ids) in by_length {
+            let histories = operate::history(&self.db, saga_ids, last).await?;
+            found.extend(
+                histories.into_iter().map(|(saga_id, entries)| (HistoryKey { saga_id, last }, entries)),
+            );
+        }
+        Ok(found)
     }
 }
 

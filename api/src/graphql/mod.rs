@@ -1,7 +1,7 @@
 //! The GraphQL schema: one folder per noun, in it the types (`mod.rs`) and one file per kind of operation.
 //!
 //! A resolver shows the flow: check the input, call the domain, answer. What the caller can act on is a
-//! [user error](error::UserError) in the payload; everything else is one opaque top-level error.
+//! user error in the payload; everything else is one opaque top-level error.
 //!
 //! Absent on purpose: transport (`crate::http`) and access control.
 
@@ -20,6 +20,7 @@ mod loaders;
 mod money;
 mod order;
 mod page;
+mod saga;
 mod stock;
 
 /// The deepest selection. GraphiQL's introspection needs 13; no query on orders needs half of it.
@@ -39,7 +40,12 @@ pub type Schema = async_graphql::Schema<Query, Mutation, order::subscription::Or
 
 /// What can be read. Reading changes nothing.
 #[derive(Debug, Default, MergedObject)]
-pub struct Query(order::query::OrderQuery, catalog::query::CatalogQuery, stock::query::StockQuery);
+pub struct Query(
+    order::query::OrderQuery,
+    catalog::query::CatalogQuery,
+    stock::query::StockQuery,
+    saga::query::SagaQuery,
+);
 
 /// What can be changed. The mutations of one request run one after the other.
 #[derive(Debug, Default, MergedObject)]
@@ -47,6 +53,7 @@ pub struct Mutation(
     order::mutation::OrderMutation,
     catalog::mutation::CatalogMutation,
     stock::mutation::StockMutation,
+    saga::mutation::SagaMutation,
 );
 
 /// Makes the schema with what its resolvers work with. Needs a Tokio runtime.

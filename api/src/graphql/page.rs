@@ -23,9 +23,17 @@ pub(super) struct PageInfo {
 /// # Errors
 /// A size that is not between 1 and [`MAX_PAGE`].
 pub(super) fn check_first(first: i32) -> Result<u64> {
-    match u64::try_from(first) {
-        Ok(size) if (1..=MAX_PAGE).contains(&first) => Ok(size),
-        _ => Err(invalid_argument(format!("first must be between 1 and {MAX_PAGE}; it is {first}"))),
+    check_size("first", first)
+}
+
+/// Checks the size of a page whose argument has this name.
+///
+/// # Errors
+/// A size that is not between 1 and [`MAX_PAGE`].
+pub(super) fn check_size(argument: &str, size: i32) -> Result<u64> {
+    match u64::try_from(size) {
+        Ok(checked) if (1..=MAX_PAGE).contains(&size) => Ok(checked),
+        _ => Err(invalid_argument(format!("{argument} must be between 1 and {MAX_PAGE}; it is {size}"))),
     }
 }
 

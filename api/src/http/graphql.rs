@@ -11,7 +11,7 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Query, State};
 use axum::http::header::{ACCEPT, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,12 @@ use crate::graphql::error::{OVERLOADED, RequestId, UNAVAILABLE};
 
 /// The largest body, in bytes. An order of 250 lines needs a fifth of it.
 const MAX_BODY: usize = 100_000;
+
+/// The most errors of one answer.
+const MAX_ERRORS: usize = 20;
+
+/// The longest message of an error, in characters.
+const MAX_ERROR_CHARS: usize = 1_000;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,7 +47,7 @@ pub(super) async fn post(
 ) -> Response {
     let request = match read_request(&headers, body).await {
         Ok(request) => request.data(request_id),
-        Err(refused) => return refused,
+        Err(refused) => return refused.into_response(),
     };
     if accepts(&headers, "text/event-stream") {
         return sse::respond(&app, request);
@@ -65,14 +71,14 @@ pub(super) async fn get(
     if query.query.is_some() {
         return match query.into_request() {
             Ok(request) => execute(&app, request.data(request_id), &headers).await,
-            Err(refused) => refused,
+            Err(refused) => refused.into_response(),
         };
     }
     if accepts(&headers, "text/html") {
         return Html(GraphiQLSource::build().endpoint("/graphql").subscription_endpoint("/graphql").finish())
             .into_response();
     }
-    bad_request("send a query as JSON with POST, or as ?query= with GET").into_response()
+    Refused::bad_request("send a query as JSON with POST, or as ?query= with GET").into_response()
 }
 
 /// A query in a URL.
@@ -87,11 +93,11 @@ pub(super) struct GetQuery {
 impl GetQuery {
     /// Makes a request of it. GET is for queries only: links are followed by crawlers, and pages of others can make a
     /// browser follow them.
-    fn into_request(self) -> Result<Request, Response> {
+    fn into_request(self) -> Result<Request, Refused> {
         let mut request = Request::new(self.query.unwrap_or_default());
         if let Some(variables) = self.variables.filter(|variables| !variables.is_empty()) {
             request.variables = serde_json::from_str(&variables)
-                .map_err(|_| bad_request("variables must be a JSON object").into_response())?;
+                .map_err(|_| Refused::bad_request("variables must be a JSON object"))?;
         }
         request.operation_name = self.operation_name.filter(|name| !name.is_empty());
         let name = request.operation_name.clone();
@@ -106,39 +112,30 @@ impl GetQuery {
         if is_query {
             return Ok(request);
         }
-        let refused =
-            error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "only queries may be sent with GET");
-        Err(([(ALLOW, "POST")], refused).into_response())
+        let message = "only queries may be sent with GET; use POST";
+        Err(Refused::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message))
     }
 }
 
-async fn read_request(headers: &HeaderMap, body: Body) -> Result<Request, Response> {
+async fn read_request(headers: &HeaderMap, body: Body) -> Result<Request, Refused> {
     // A form or plain text can be sent from any page of the web without asking us first; JSON cannot.
-    let is_json = media_type(headers.get(CONTENT_TYPE)).is_some_and(|found| found == "application/json");
-    if !is_json {
+    if media_type(headers.get(CONTENT_TYPE)).is_none_or(|found| found != "application/json") {
         let message = "the body must be JSON, with content-type: application/json";
-        return Err(
-            error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message).into_response()
-        );
+        return Err(Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message));
     }
-    let too_large = || {
-        let message = format!("the body must not be larger than {MAX_BODY} bytes");
-        error(StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", message).into_response()
-    };
     let announced =
         headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > MAX_BODY) {
-        return Err(too_large());
+        return Err(Refused::too_large());
     }
-    let body = match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, MAX_BODY)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(_)) => return Err(too_large()),
+    match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, MAX_BODY)).await {
+        Ok(Ok(body)) => parse_body(&body).map_err(Refused::bad_request),
+        Ok(Err(_)) => Err(Refused::too_large()),
         Err(_) => {
             let message = "the body took too long to arrive";
-            return Err(error(StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT", message).into_response());
+            Err(Refused::new(StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT", message))
         }
-    };
-    parse_body(&body).map_err(|message| bad_request(message).into_response())
+    }
 }
 
 fn parse_body(body: &[u8]) -> Result<Request, String> {
@@ -155,7 +152,8 @@ fn parse_body(body: &[u8]) -> Result<Request, String> {
 }
 
 async fn execute(app: &App, request: Request, headers: &HeaderMap) -> Response {
-    let response = app.schema().execute(request).await;
+    let mut response = app.schema().execute(request).await;
+    bound_errors(&mut response.errors);
     let prefers_graphql = accepts(headers, "application/graphql-response+json");
     let is_request_error = is_request_error(&response);
     let body = Answer {
@@ -179,11 +177,27 @@ async fn execute(app: &App, request: Request, headers: &HeaderMap) -> Response {
     answer
 }
 
+/// Keeps an answer from being larger than its question: a query of ten thousand mistakes has as many errors, and a
+/// syntax error quotes the line it is in.
+fn bound_errors(errors: &mut Vec<ServerError>) {
+    errors.truncate(MAX_ERRORS);
+    for error in errors {
+        if let Some((end, _)) = error.message.char_indices().nth(MAX_ERROR_CHARS) {
+            error.message.truncate(end);
+        }
+    }
+}
+
 /// Whether the request was refused before any field was executed: then no error has a path.
 fn is_request_error(response: &async_graphql::Response) -> bool {
     response.data == Value::Null
         && response.errors.iter().all(|error| error.path.is_empty())
         && response.is_err()
+}
+
+/// Whether there is nothing but errors.
+pub(super) fn has_no_data(response: &async_graphql::Response) -> bool {
+    response.is_err() && response.data == Value::Null
 }
 
 fn means_later(error: &ServerError) -> bool {
@@ -207,19 +221,40 @@ fn respond(status: StatusCode, content_type: HeaderValue, body: &Answer<'_>) -> 
     }
 }
 
-/// Makes a GraphQL answer of one error, for a request that does not come to execution.
-pub(super) fn error(
+/// A request that does not come to execution. The answer is a GraphQL response with one error.
+#[derive(Debug)]
+pub(super) struct Refused {
     status: StatusCode,
-    code: &str,
-    message: impl Into<String>,
-) -> (StatusCode, [(HeaderName, HeaderValue); 1], String) {
-    let body =
-        serde_json::json!({ "errors": [{ "message": message.into(), "extensions": { "code": code } }] });
-    (status, [(CONTENT_TYPE, JSON)], body.to_string())
+    code: &'static str,
+    message: String,
 }
 
-pub(super) fn bad_request(message: impl Into<String>) -> impl IntoResponse {
-    error(StatusCode::BAD_REQUEST, "BAD_REQUEST", message)
+impl Refused {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into() }
+    }
+
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message)
+    }
+
+    fn too_large() -> Self {
+        let message = format!("the body must not be larger than {MAX_BODY} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", message)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let body = serde_json::json!({
+            "errors": [{ "message": self.message, "extensions": { "code": self.code } }]
+        });
+        let mut response = (self.status, [(CONTENT_TYPE, JSON)], body.to_string()).into_response();
+        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        }
+        response
+    }
 }
 
 /// Returns a header's media type without its parameters.
@@ -238,6 +273,8 @@ fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderName;
+
     use super::*;
 
     fn headers(name: HeaderName, value: &'static str) -> HeaderMap {
@@ -246,7 +283,7 @@ mod tests {
 
     async fn status_of_post(content_type: &'static str, body: impl Into<Body>) -> StatusCode {
         let read = read_request(&headers(CONTENT_TYPE, content_type), body.into()).await;
-        read.err().map_or(StatusCode::OK, |refused| refused.status())
+        read.err().map_or(StatusCode::OK, |refused| refused.status)
     }
 
     #[tokio::test]
@@ -271,7 +308,7 @@ mod tests {
                 operation_name: operation_name.map(str::to_owned),
                 variables: None,
             };
-            query.into_request().err().map_or(StatusCode::OK, |refused| refused.status())
+            query.into_request().err().map_or(StatusCode::OK, |refused| refused.status)
         };
         let both = "query Q { __typename } mutation M { __typename }";
         assert_eq!(status("{ __typename }", None), StatusCode::OK);

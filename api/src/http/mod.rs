@@ -2,9 +2,9 @@
 //!
 //! | path | |
 //! |---|---|
-//! | `POST /graphql` | a request in JSON; answered as JSON, or as a stream of events where `Accept` asks for one ([`sse`]) |
-//! | `GET /graphql` | a WebSocket ([`ws`]), a query in `?query=`, or GraphiQL in a browser |
-//! | `/healthz`, `/readyz`, `/metrics` | [`health`] |
+//! | `POST /graphql` | a request in JSON; answered as JSON, or as a stream of events where `Accept` asks for one (`sse`) |
+//! | `GET /graphql` | a WebSocket (`ws`), a query in `?query=`, or GraphiQL in a browser |
+//! | `/healthz`, `/readyz`, `/metrics` | `health` |
 //!
 //! Everything from outside has a bound: the body, the time it takes to arrive, the size and number of WebSocket
 //! messages, the cost of a query (`crate::graphql`).
@@ -66,5 +66,5 @@ pub fn router(app: App, metrics: RenderMetrics) -> Router {
 
 /// Answers a request whose handler panicked. The panic's own message is in the log already.
 fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
-    graphql::error(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL, "internal error").into_response()
+    graphql::Refused::new(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL, "internal error").into_response()
 }

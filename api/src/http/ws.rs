@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::pin::Pin;
 use std::time::Duration;
 
-use async_graphql::{Request, Response, ServerError, Value};
+use async_graphql::{Request, Response, ServerError};
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::IntoResponse;
 use futures_util::{Stream, StreamExt, stream};
@@ -20,7 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout
 use tokio_stream::StreamMap;
 use tracing::debug;
 
-use super::graphql::bad_request;
+use super::graphql::{Refused, has_no_data};
 use crate::app::App;
 use crate::graphql::Schema;
 use crate::graphql::error::RequestId;
@@ -54,7 +54,8 @@ pub(super) fn upgrade(
 ) -> axum::response::Response {
     let upgrade = upgrade.protocols([PROTOCOL]).max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE);
     if upgrade.selected_protocol().is_none() {
-        return bad_request(format!("the WebSocket's subprotocol must be {PROTOCOL}")).into_response();
+        return Refused::bad_request(format!("the WebSocket's subprotocol must be {PROTOCOL}"))
+            .into_response();
     }
     let sockets = app.sockets().clone();
     upgrade.on_upgrade(move |socket| {
@@ -77,7 +78,7 @@ enum ClientMessage {
     ConnectionInit,
     Ping { payload: Option<serde_json::Value> },
     Pong,
-    Subscribe { id: String, payload: Request },
+    Subscribe { id: String, payload: Box<Request> },
     Complete { id: String },
 }
 
@@ -94,7 +95,7 @@ enum ServerMessage<'a> {
         id: &'a str,
         payload: &'a Response,
     },
-    /// The operation was refused before it was executed; it has ended.
+    /// The operation was refused, or has failed; it has ended.
     Error {
         id: &'a str,
         payload: &'a [ServerError],
@@ -206,7 +207,7 @@ impl Session {
             ClientMessage::Subscribe { .. } if !self.is_introduced => {
                 Err(End::Close(4401, "Unauthorized".into()))
             }
-            ClientMessage::Subscribe { id, payload } => self.subscribe(id, payload).await,
+            ClientMessage::Subscribe { id, payload } => self.subscribe(id, *payload).await,
             ClientMessage::Complete { id } => {
                 // An unknown id is no fault: our own `complete` may have crossed the client's.
                 self.operations.remove(&id);
@@ -234,7 +235,9 @@ impl Session {
 
     async fn on_answer(&mut self, id: &str, answer: Option<Response>) -> Result<(), End> {
         match answer {
-            Some(response) if is_refused(&response) => {
+            Some(response) if has_no_data(&response) => {
+                // Ended here even if more would come: behind an update that could not be shown, the client would not
+                // notice the gap. It subscribes again and resumes.
                 self.operations.remove(id);
                 self.send(&ServerMessage::Error { id, payload: &response.errors }).await
             }
@@ -258,13 +261,6 @@ impl Session {
             Ok(Err(_)) | Err(_) => Err(End::Gone),
         }
     }
-}
-
-/// Whether the operation was refused before any field was executed: then no error has a path.
-fn is_refused(response: &Response) -> bool {
-    response.is_err()
-        && response.data == Value::Null
-        && response.errors.iter().all(|error| error.path.is_empty())
 }
 
 fn is_too_long(error: &axum::Error) -> bool {

@@ -20,10 +20,14 @@ use crate::config::DatabaseArgs;
 mod account;
 mod binaries;
 mod data_dir;
+#[expect(clippy::disallowed_methods, reason = "it runs on a thread that may block")]
 pub mod embedded;
 mod embedded_error;
+#[expect(clippy::disallowed_methods, reason = "it runs on a thread that may block")]
 mod folder;
+#[expect(clippy::disallowed_methods, reason = "it runs on a thread that may block")]
 mod launch;
+#[expect(clippy::disallowed_methods, reason = "it runs on a thread that may block")]
 mod postmaster;
 
 /// Name of our database in an embedded cluster.

@@ -54,6 +54,15 @@ pub enum OrderEvent {
     PaymentVoided {},
     /// The units were given back.
     StockReleased {},
+    /// A person intervened in how the order is carried out. Whoever watches the order sees it.
+    OperatorActed {
+        /// What the person did: `retry`, `resume`, `abandon` or `resolve`.
+        act: String,
+        /// Who it was.
+        by: String,
+        /// Why, or on what evidence.
+        reason: String,
+    },
     /// The order will not be carried out.
     OrderFailed {
         /// Why, for programs.

@@ -235,7 +235,7 @@ pub async fn place(tx: &impl ConnectionTrait, requests: &[PlaceOrder]) -> Result
         }
     }
     resolve_replays(tx, requests, &mut answers).await?;
-    // Every request was refused, inserted, or met a row that has its key.
+    // Every request was inserted, met a row that has its key, or was refused.
     answers.into_iter().map(|answer| answer.ok_or(DbErr::RecordNotInserted)).collect()
 }
 
@@ -423,6 +423,8 @@ async fn insert_lines_and_first_events(
 }
 
 /// Answers the requests whose key had an order already, whoever placed it: this batch or an earlier one.
+///
+/// A request that was refused is looked up as well: a repetition gets its order even where the price has changed since.
 async fn resolve_replays(
     tx: &impl ConnectionTrait,
     requests: &[PlaceOrder],
@@ -431,7 +433,7 @@ async fn resolve_replays(
     let open: Vec<&PlaceOrder> = requests
         .iter()
         .zip(&*answers)
-        .filter(|(_, answer)| answer.is_none())
+        .filter(|(_, answer)| !matches!(answer, Some(Ok(_))))
         .map(|(request, _)| request)
         .collect();
     if open.is_empty() {
@@ -450,7 +452,7 @@ async fn resolve_replays(
     let by_key: HashMap<(Uuid, &str), &entity::Model> =
         orders.iter().map(|order| ((order.app_id, order.idempotency_key.as_str()), order)).collect();
     for (request, answer) in requests.iter().zip(answers) {
-        if answer.is_none()
+        if !matches!(answer, Some(Ok(_)))
             && let Some(&order) = by_key.get(&request.key())
         {
             *answer = Some(match order.input_fingerprint == request.fingerprint {

@@ -110,16 +110,18 @@ pub(super) async fn lock_stock(
 
 /// Sums the orders' lines by SKU, orders in the order of `order_ids` (served by order_lines_pkey).
 async fn load_demands(tx: &impl ConnectionTrait, order_ids: &[Uuid]) -> Result<Vec<Demand>, DbErr> {
-    Demand::find_by_statement(statement(
-        "SELECT line.order_id, line.sku, sum(line.quantity)::bigint AS quantity
-         FROM unnest($1::uuid[]) WITH ORDINALITY AS input (order_id, turn)
-         JOIN order_lines AS line ON line.order_id = input.order_id
-         GROUP BY input.turn, line.order_id, line.sku
-         ORDER BY input.turn, line.sku",
+    let mut demands = Demand::find_by_statement(statement(
+        "SELECT order_id, sku, sum(quantity)::bigint AS quantity
+         FROM order_lines WHERE order_id = ANY($1) GROUP BY order_id, sku",
         [order_ids.to_vec().into()],
     ))
     .all(tx)
-    .await
+    .await?;
+    let turns: HashMap<Uuid, usize> = order_ids.iter().enumerate().map(|(turn, &id)| (id, turn)).collect();
+    demands.sort_unstable_by(|left, right| {
+        (turns.get(&left.order_id), &left.sku).cmp(&(turns.get(&right.order_id), &right.sku))
+    });
+    Ok(demands)
 }
 
 async fn add_reserved(tx: &impl ConnectionTrait, demands: &[&Demand], sign: i64) -> Result<(), DbErr> {

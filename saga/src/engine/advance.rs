@@ -129,8 +129,10 @@ pub(super) async fn expire(
 /// What a person decided about a saga whose lease the caller holds.
 #[derive(Debug)]
 pub(super) enum Decision {
-    /// Try the step again now, its attempts counted afresh.
-    TryAgain,
+    /// Try the step again now; everything else stays as it is, the age of its key included.
+    TryNow,
+    /// Try the step again now, as patiently as if none of its attempts had been made.
+    TryAfresh,
     /// Turn round.
     Abandon(Failure),
     /// Take this for the outcome of the attempt that ended unknown.
@@ -157,11 +159,16 @@ pub(super) async fn apply_decision(
         return Err(BatchError::Database { doing: "load a saga", source: missing });
     };
     saga.epoch += 1;
-    batch.log(&saga, LogKind::Operator, "OPERATOR", note.to_string());
+    let outcome = match &decision {
+        Decision::Resolve(Outcome::Succeeded(_)) => "SUCCEEDED",
+        Decision::Resolve(Outcome::Refused(_)) => "REFUSED",
+        _ => "OPERATOR",
+    };
+    batch.log(&saga, LogKind::Operator, outcome, note.to_string());
     match decision {
-        Decision::TryAgain => {
+        Decision::TryNow => batch.runnable.push(saga),
+        Decision::TryAfresh => {
             saga.cursor.attempt = 0;
-            saga.cursor.since = batch.now;
             saga.stuck = false;
             batch.runnable.push(saga);
         }

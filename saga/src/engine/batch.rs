@@ -13,6 +13,7 @@ use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::breaker::Breakers;
+use super::crash_point::CommitPlaces;
 use super::definition::{Action, Definition, Definitions, LEASE_MARGIN, Resolution};
 use super::guard::Guard;
 use super::plan::{self, Cursor, Ended, Next, Wait};
@@ -466,8 +467,9 @@ impl<'a> Batch<'a> {
         step: &Arc<dyn ExternalStep>,
         group: Vec<Saga>,
     ) -> Result<(), BatchError> {
-        let repeated: Vec<Uuid> =
-            group.iter().filter(|saga| saga.cursor.attempt > 0).map(|saga| saga.id).collect();
+        // A person may have had the attempts counted afresh; what was sent before is sent again all the same.
+        let is_repeated = |saga: &&Saga| saga.cursor.attempt > 0 || saga.cursor.in_doubt;
+        let repeated: Vec<Uuid> = group.iter().filter(is_repeated).map(|saga| saga.id).collect();
         let mut frozen = HashMap::new();
         if !repeated.is_empty() {
             let name = definition.step_name(place.0);
@@ -561,16 +563,19 @@ impl<'a> Batch<'a> {
         let mut advanced = self.advanced;
         advanced.moved = self.writes.sagas.len();
         advanced.made_ready = !self.writes.ready.is_empty();
+        let places = CommitPlaces::of(&self.writes, &advanced.dispatches);
         store::write(&tx, self.writes, self.context.worker_id).await.map_err(database("write a batch"))?;
         if Guard::IntentBeforeSend.is_off() {
             for Dispatch { step, call, .. } in advanced.dispatches.iter().cloned() {
                 step.call(&call).await;
             }
         }
+        places.pass_before();
         fail::fail_point!("before_batch_commit");
         if let Err(source) = tx.commit().await {
             return Err(BatchError::CommitLost { advanced: Box::new(advanced), source });
         }
+        places.pass_after();
         fail::fail_point!("after_batch_commit");
         Ok(advanced)
     }

@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::batch::{CallResult, Dispatch, panic_message};
 use super::breaker::Breakers;
+use super::crash_point::CrashPoint;
 use super::step::{Lookup, Outcome};
 
 /// A result on its way to be settled, with the capacity that is given back once it has been.
@@ -28,10 +29,12 @@ pub(super) fn dispatch(
     breakers: Arc<Breakers>,
 ) {
     tokio::spawn(async move {
+        CrashPoint::BeforeSend.pass(&dispatch);
         fail::fail_point!("before_send");
         let started_at = Utc::now();
         let outcome = resolve_or_call(&dispatch).await;
         breakers.observe(dispatch.step.system(), &outcome, Instant::now());
+        CrashPoint::AfterAnswer.pass(&dispatch);
         fail::fail_point!("after_answer");
         // The receiver is gone only when the process stops; another takes the call over by its lease.
         let _ = results.send(Answered { result: CallResult { dispatch, outcome, started_at }, permit }).await;

@@ -247,6 +247,12 @@ impl Definition {
         }
     }
 
+    /// Returns for how long after its arrival at a step a saga may repeat the call: an attempt that begins later could
+    /// end after the other system has forgotten the key.
+    pub fn longest_repetition(&self, step: &StepDefinition) -> Duration {
+        self.key_retention.saturating_sub(step.retry.max_delay + step.time_out)
+    }
+
     /// Returns how the step at an index is retried.
     pub fn retry(&self, index: i16) -> RetryPolicy {
         self.step(index).map_or(RetryPolicy::DEFAULT, |step| step.retry)

@@ -17,6 +17,7 @@ mod advance;
 mod batch;
 mod breaker;
 mod caller;
+mod crash_point;
 pub mod definition;
 pub mod guard;
 pub mod notify;

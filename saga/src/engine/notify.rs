@@ -125,15 +125,19 @@ impl Wakeups {
         self.outbound.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tells the other processes now: for one that is about to end and has no link.
+    pub async fn send(&self, pool: &PgPool) {
+        let payload = encode(self.process, std::mem::take(&mut *self.outbound()));
+        let sent = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(payload).execute(pool).await;
+        if let Err(error) = sent {
+            debug!(%error, "could not notify other processes; they will look by themselves");
+        }
+    }
+
     async fn send_loop(&self, pool: &PgPool) {
         loop {
             self.outbound_filled.notified().await;
-            let payload = encode(self.process, std::mem::take(&mut *self.outbound()));
-            let sent =
-                sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(payload).execute(pool).await;
-            if let Err(error) = sent {
-                debug!(%error, "could not notify other processes; they will look by themselves");
-            }
+            self.send(pool).await;
             tokio::time::sleep(SEND_INTERVAL).await;
         }
     }

@@ -222,10 +222,9 @@ fn may_be_forgotten(definition: &Definition, cursor: &Cursor, now: DateTime<Utc>
     if matches!(step.forward, Action::Local(_)) {
         return false;
     }
-    let longest_attempt = step.retry.max_delay + step.time_out;
     let age = (now - cursor.since).to_std().unwrap_or(Duration::ZERO);
-    age + longest_attempt >= definition.key_retention
+    age >= definition.longest_repetition(step)
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

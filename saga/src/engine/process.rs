@@ -76,6 +76,8 @@ struct AttemptRow {
     saga_id: Uuid,
     step: String,
     direction: Direction,
+    /// Whether it was an attempt; if not, an operator said how one had ended.
+    is_attempt: bool,
     outcome: String,
     detail: Option<Json>,
     started_at: DateTime<Utc>,
@@ -101,8 +103,11 @@ pub async fn load(
     .all(db)
     .await?;
     let attempts = AttemptRow::find_by_statement(query(
-        "SELECT saga_id, step, direction, outcome, detail, started_at, finished_at FROM saga_log
-         WHERE saga_id = ANY($1) AND kind = 'ATTEMPT' ORDER BY saga_id, epoch",
+        "SELECT saga_id, step, direction, kind = 'ATTEMPT' AS is_attempt, outcome, detail, started_at, finished_at
+         FROM saga_log
+         WHERE saga_id = ANY($1)
+           AND (kind = 'ATTEMPT' OR kind = 'OPERATOR' AND outcome IN ('SUCCEEDED', 'REFUSED'))
+         ORDER BY saga_id, epoch",
     ))
     .all(db)
     .await?;
@@ -144,13 +149,14 @@ fn describe_step(saga: &SagaRow, index: usize, name: &str, attempts: &[&AttemptR
     let is_current = usize::try_from(saga.step) == Ok(index) && !saga.status.has_ended();
     let forward: Vec<&&AttemptRow> =
         attempts.iter().filter(|attempt| attempt.direction == Direction::Forward).collect();
+    let made = forward.iter().filter(|attempt| attempt.is_attempt).count();
     let running = is_current && saga.direction == Direction::Forward && saga.call_started_at.is_some();
     let failed = attempts.iter().rev().find(|attempt| attempt.outcome != "SUCCEEDED");
     let status = step_status(saga, is_current, running, attempts);
     StepProgress {
         name: name.to_owned(),
         status,
-        attempts: i32::try_from(forward.len()).unwrap_or(i32::MAX) + i32::from(running),
+        attempts: i32::try_from(made).unwrap_or(i32::MAX) + i32::from(running),
         started_at: forward
             .first()
             .map(|first| first.started_at)
@@ -190,6 +196,8 @@ fn step_status(saga: &SagaRow, is_current: bool, running: bool, attempts: &[&Att
 
 fn message(detail: Option<&Json>) -> Option<String> {
     let detail = detail?;
-    let text = detail.get("message").or_else(|| detail.get("reason"))?;
+    // A refusal that an operator found out has its message one level further in.
+    let said = detail.get("failure").unwrap_or(detail);
+    let text = said.get("message").or_else(|| said.get("reason"))?;
     text.as_str().map(str::to_owned)
 }

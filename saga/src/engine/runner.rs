@@ -455,13 +455,15 @@ impl Engine {
 
     /// Dispatches committed calls and wakes whoever waits for what was committed.
     pub(super) fn publish(&self, advanced: Advanced, mut permits: OwnedSemaphorePermit) {
-        gauge!("oms_open_calls")
-            .set((self.settings.max_open_calls as usize - self.permits.available_permits()) as f64);
         for dispatch in advanced.dispatches {
             // There was a permit for each saga, and a saga has at most one call.
             let Some(permit) = permits.split(1) else { break };
             caller::dispatch(dispatch, permit, self.results.clone(), self.breakers.clone());
         }
+        // What no call needed is given back before the gauge is read.
+        drop(permits);
+        gauge!("oms_open_calls")
+            .set((self.settings.max_open_calls as usize - self.permits.available_permits()) as f64);
         if advanced.made_ready {
             self.wakeups.sagas_ready();
         }

@@ -1,7 +1,8 @@
 //! A gateway that behaves as its card tokens say, and keeps books of its own.
 //!
 //! A token reads `tok_BEHAVIOR`, for the authorization, or `tok_capture_BEHAVIOR` or `tok_void_BEHAVIOR` for the later
-//! operations of the same payment. See [`Behavior`] for the list.
+//! operations of the same payment, or several of them joined by `+`: `tok_flaky+capture_decline+void_slow`. See
+//! [`Behavior`] for the list.
 //!
 //! The books are two tables that nothing else reads but `oms verify` and the tests. Concurrent requests are written in
 //! one transaction, since a gateway for whose every answer our own database has to commit would measure the database.
@@ -41,28 +42,31 @@ pub enum Behavior {
     TimeoutWithEffect,
     /// `timeout_without_effect`: the first request is lost, the second succeeds.
     TimeoutWithoutEffect,
+    /// `reset_after_send`: succeeds, but the connection breaks before the first answer.
+    ResetAfterSend,
+    /// `malformed_answer`: succeeds, but the first answer cannot be read.
+    MalformedAnswer,
     /// `down`: answers every request with a server error.
     Down,
 }
 
 impl Behavior {
     fn parse(token: &str, operation: &str) -> Self {
-        let rest = token.strip_prefix("tok_").unwrap_or(token);
-        let (of, behavior) = match rest.split_once('_') {
+        let parts = token.strip_prefix("tok_").unwrap_or(token).split('+').map(|part| match part.split_once('_') {
             Some(("capture", behavior)) => ("capture", behavior),
             Some(("void", behavior)) => ("void", behavior),
-            _ => ("authorize", rest),
-        };
-        if of != operation {
-            return Self::Approve;
-        }
-        match behavior {
+            _ => ("authorize", part),
+        });
+        let behavior = parts.into_iter().find(|(of, _)| *of == operation).map(|(_, behavior)| behavior);
+        match behavior.unwrap_or("approve") {
             "decline" => Self::Decline,
             "insufficient_funds" => Self::InsufficientFunds,
             "slow" => Self::Slow,
             "flaky" => Self::Flaky,
             "timeout_with_effect" => Self::TimeoutWithEffect,
             "timeout_without_effect" => Self::TimeoutWithoutEffect,
+            "reset_after_send" => Self::ResetAfterSend,
+            "malformed_answer" => Self::MalformedAnswer,
             "down" => Self::Down,
             _ => Self::Approve,
         }
@@ -236,8 +240,8 @@ fn decide(pending: &Pending, call: &CallRow, payment: &mut PaymentRow) -> (Decis
         Request::Void { .. } => ("void", payment.token.clone()),
     };
     let behavior = Behavior::parse(&token, operation);
-    let server_error =
-        Decision::Answer(Outcome::Unknown("the gateway answered with a server error".to_owned()));
+    let unknown = |reason: &str| Decision::Answer(Outcome::Unknown(reason.to_owned()));
+    let server_error = unknown("the gateway answered with a server error");
     match behavior {
         Behavior::Down => return (server_error, None),
         Behavior::Flaky if call.attempts <= 2 => return (server_error, None),
@@ -252,6 +256,8 @@ fn decide(pending: &Pending, call: &CallRow, payment: &mut PaymentRow) -> (Decis
     };
     let decision = match behavior {
         Behavior::TimeoutWithEffect => Decision::Silence,
+        Behavior::ResetAfterSend => unknown("the connection was reset before the gateway answered"),
+        Behavior::MalformedAnswer => unknown("the gateway's answer cannot be read"),
         Behavior::Slow => Decision::AnswerAfter(SLOW, outcome),
         _ => Decision::Answer(outcome),
     };
@@ -418,6 +424,11 @@ mod tests {
         assert_eq!(Behavior::parse("tok_capture_down", "authorize"), Behavior::Approve);
         assert_eq!(Behavior::parse("tok_timeout_with_effect", "authorize"), Behavior::TimeoutWithEffect);
         assert_eq!(Behavior::parse("4242", "authorize"), Behavior::Approve);
+        let joined = "tok_flaky+capture_decline+void_reset_after_send";
+        assert_eq!(Behavior::parse(joined, "authorize"), Behavior::Flaky);
+        assert_eq!(Behavior::parse(joined, "capture"), Behavior::Decline);
+        assert_eq!(Behavior::parse(joined, "void"), Behavior::ResetAfterSend);
+        assert_eq!(Behavior::parse("tok_capture_decline+void_down", "authorize"), Behavior::Approve);
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod authorize_payment;
 mod capture_payment;
 mod confirm;
 mod fail_order;
+pub mod operate;
 mod quote;
 mod reserve_stock;
 mod void_payment;

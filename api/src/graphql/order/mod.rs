@@ -308,6 +308,12 @@ pub(super) struct OrderFailure {
     message: String,
 }
 
+impl From<saga::engine::Failure> for OrderFailure {
+    fn from(failure: saga::engine::Failure) -> Self {
+        Self { code: failure.code, message: failure.message }
+    }
+}
+
 /// Where an order's process stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
 #[graphql(remote = "saga::engine::SagaStatus")]

@@ -63,12 +63,12 @@ fn step(name: &'static str, kind: StepKind, forward: Action, backward: Option<Ac
 
 const RESERVE: i16 = 0;
 const QUOTE: i16 = 1;
-const AUTHORIZE: i16 = 2;
-const CAPTURE: i16 = 3;
-const CONFIRM: i16 = 4;
+pub(in crate::engine) const AUTHORIZE: i16 = 2;
+pub(in crate::engine) const CAPTURE: i16 = 3;
+pub(in crate::engine) const CONFIRM: i16 = 4;
 
 /// The shape of place_order: undo, nothing to undo, undo by a call, pivot, retriable.
-fn definition() -> Definition {
+pub(in crate::engine) fn definition() -> Definition {
     Definition {
         name: "test",
         version: 1,

@@ -1,0 +1,129 @@
+//! A Postgres that one test has for itself, to crash it and to start it again.
+//!
+//! It keeps what it has acknowledged over a crash of its own, though not over one of the machine: commits are handed to
+//! the operating system and not to the disk.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use oms::postgres::embedded::{EmbeddedOptions, EmbeddedServer, PORT, USER};
+use rustix::process::{Pid, Signal, kill_process};
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use uuid::Uuid;
+
+/// What a shell does once our end of its standard input is closed, by us or by our death: it stops whatever server
+/// runs in the folder ($1), and removes the folder.
+const LIFELINE: &str = r#"cat >/dev/null; for tries in 1 2 3 4 5 6 7 8 9 10; do
+pid=$(head -1 "$1/data/postmaster.pid" 2>/dev/null) && kill -QUIT "$pid" 2>/dev/null; sleep 0.2
+done; rm -rf -- "$1""#;
+
+/// How a Postgres crashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    /// `pg_ctl stop -m immediate`.
+    Immediate,
+    /// kill -9 of the postmaster.
+    Kill,
+}
+
+/// A Postgres of one's own.
+#[derive(Debug)]
+pub struct OwnPostgres {
+    dir: PathBuf,
+    options: EmbeddedOptions,
+    server: Mutex<Option<EmbeddedServer>>,
+    /// Its end tells the shell that we are gone.
+    _lifeline: ChildStdin,
+}
+
+impl OwnPostgres {
+    /// Starts one.
+    ///
+    /// # Panics
+    /// There is no Postgres on this machine.
+    pub async fn start() -> Self {
+        blocking(|| {
+            let random = Uuid::now_v7().simple().to_string();
+            let dir = std::env::temp_dir().join(format!("oms-own-{}-{}", std::process::id(), &random[20..]));
+            let lifeline = spawn_lifeline(&dir).expect("a shell starts");
+            let mut options = EmbeddedOptions::new(&dir);
+            options.fsync = false;
+            options.max_connections = 100;
+            // Last one wins: without it a crash would lose what the last fraction of a second has acknowledged.
+            let settings = [("synchronous_commit", "on"), ("shared_buffers", "64MB"), ("max_wal_size", "256MB")];
+            options.settings.extend(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            let server = EmbeddedServer::join(&options).expect("Postgres starts");
+            Self { dir, options, server: Mutex::new(Some(server)), _lifeline: lifeline }
+        })
+        .await
+    }
+
+    /// Options that connect to one of its databases.
+    pub fn connect_options(&self, database: &str) -> PgConnectOptions {
+        PgConnectOptions::new_without_pgpass()
+            .socket(&self.dir)
+            .port(PORT)
+            .username(USER)
+            .database(database)
+            .ssl_mode(PgSslMode::Disable)
+    }
+
+    /// URL of one of its databases.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgresql:///{database}?host={}&user={USER}", self.dir.display())
+    }
+
+    /// Crashes it, and returns once it is gone.
+    pub async fn crash(&self, how: Crash) {
+        let server = self.server().take().expect("it runs");
+        blocking(move || {
+            let pid = Pid::from_raw(server.pid()).expect("a process id");
+            let signal = match how {
+                Crash::Immediate => Signal::QUIT,
+                Crash::Kill => Signal::KILL,
+            };
+            kill_process(pid, signal).expect("it runs");
+            server.stop().expect("it is gone");
+        })
+        .await;
+    }
+
+    /// Starts it again, and returns once it answers.
+    pub async fn start_again(&self) {
+        let options = self.options.clone();
+        let server = blocking(move || EmbeddedServer::join(&options).expect("Postgres starts again")).await;
+        *self.server() = Some(server);
+    }
+
+    /// Crashes it and starts it again.
+    pub async fn restart(&self, how: Crash) {
+        self.crash(how).await;
+        self.start_again().await;
+    }
+
+    fn server(&self) -> std::sync::MutexGuard<'_, Option<EmbeddedServer>> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn spawn_lifeline(dir: &std::path::Path) -> io::Result<ChildStdin> {
+    let mut guard = Command::new("/bin/sh")
+        .arg("-c")
+        .arg(LIFELINE)
+        .arg("oms-lifeline")
+        .arg(dir)
+        .current_dir("/")
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    guard.stdin.take().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("it does not panic")
+}

@@ -1,0 +1,94 @@
+//! Reading: what is there, and what is not.
+
+use oms_tests::{Shop, order};
+use reqwest::StatusCode;
+use serde_json::json;
+
+#[tokio::test]
+async fn what_is_not_there_is_null_and_no_error() {
+    let shop = Shop::open().await;
+    let missing = ["order_01jx2v3q8kf0v8c9m5w6r7t2ab", "order_", "", "1", "app_01jx2v3q8kf0v8c9m5w6r7t2ab", "a\0b", "🛒"];
+    for id in missing {
+        assert!(shop.order(id).await.is_null(), "{id:?}");
+    }
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn every_type_tells_its_name() {
+    let shop = Shop::open().await;
+    let placed = shop.place(order("names", [("SKU-1", 1)]).settled()).await;
+    let query = "query ($id: ID!) { __typename getOrder(id: $id) { __typename lines { __typename } totals { __typename }
+                 process { __typename steps { __typename } } events { __typename } }
+                 products(first: 1) { __typename nodes { __typename } } stock(skus: [\"SKU-1\"]) { __typename } }";
+    let data = shop.execute(query, json!({ "id": placed.id() })).await;
+    assert_eq!((&data["__typename"], &data["getOrder"]["__typename"]), (&json!("Query"), &json!("Order")));
+    assert_eq!(data["getOrder"]["events"][5]["__typename"], "OrderEvent");
+    let mutation = shop.execute("mutation { __typename }", json!({})).await;
+    assert_eq!(mutation, json!({ "__typename": "Mutation" }));
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn events_are_read_in_pages() {
+    let shop = Shop::open().await;
+    let placed = shop.place(order("pages", [("SKU-1", 1)]).settled()).await;
+    let query = "query ($id: ID!, $first: Int!, $after: Int) {
+                 getOrder(id: $id) { events(first: $first, after: $after) { sequence } } }";
+    let page = async |first: i64, after: Option<i64>| {
+        let variables = json!({ "id": placed.id(), "first": first, "after": after });
+        shop.execute(query, variables).await["getOrder"]["events"].clone()
+    };
+    assert_eq!(page(4, None).await, json!([1, 2, 3, 4].map(|n| json!({ "sequence": n }))));
+    assert_eq!(page(4, Some(4)).await, json!([5, 6].map(|n| json!({ "sequence": n }))));
+    assert_eq!(page(1, Some(99)).await, json!([]));
+    for first in [0, -1, 101] {
+        let variables = json!({ "id": placed.id(), "first": first });
+        let (_, answer) = shop.send(query, variables).await;
+        assert_eq!(answer["errors"][0]["extensions"]["code"], "INVALID_INPUT", "{first}");
+    }
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn an_order_asked_for_under_several_names_is_the_same() {
+    let shop = Shop::open().await;
+    let placed = shop.place(order("aliases", [("SKU-1", 1)]).settled()).await;
+    let query = "query ($id: ID!) { first: getOrder(id: $id) { number process { state } }
+                 second: getOrder(id: $id) { number process { state } } none: getOrder(id: \"x\") { number } }";
+    let data = shop.execute(query, json!({ "id": placed.id() })).await;
+    assert_eq!(data["first"], data["second"]);
+    assert!(data["none"].is_null());
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn stock_comes_in_the_order_asked_for_and_unknown_skus_are_missing() {
+    let shop = Shop::open().await;
+    let query = "query ($skus: [String!]!) { stock(skus: $skus) { sku updatedAt } }";
+    let skus = json!(["SKU-3", "NO-SUCH-SKU", "SKU-1", "a\0b"]);
+    let data = shop.execute(query, json!({ "skus": skus })).await;
+    let skus: Vec<_> = data["stock"].as_array().expect("a list").iter().map(|level| level["sku"].clone()).collect();
+    assert_eq!(skus, [json!("SKU-3"), json!("SKU-1")]);
+    let (_, answer) = shop.send(query, json!({ "skus": vec!["SKU-1"; 251] })).await;
+    assert_eq!(answer["errors"][0]["extensions"]["code"], "INVALID_INPUT");
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_query_beyond_the_limits_is_refused_before_it_runs() {
+    let shop = Shop::open().await;
+    let deep = format!("{{ __schema {{ types {{ {} name {} }} }} }}", "ofType { ".repeat(30), "} ".repeat(30));
+    let aliases: String = (0..100).map(|n| format!("a{n}: __typename ")).collect();
+    let mut bomb = "query { ...f0 }".to_owned();
+    for n in 0..40 {
+        bomb += &format!(" fragment f{n} on Query {{ ...f{0} ...f{0} }}", n + 1);
+    }
+    bomb += " fragment f40 on Query { __typename }";
+    for query in [deep, format!("{{ {aliases} }}"), bomb, "{ nonsense }".to_owned(), "{".to_owned()] {
+        let (status, answer) = shop.send(&query, json!({})).await;
+        assert!(status == StatusCode::OK || status == StatusCode::BAD_REQUEST, "{status}");
+        assert!(answer["errors"].is_array() && answer.get("data").is_none(), "{answer}");
+    }
+    shop.close().await;
+}

@@ -1,0 +1,76 @@
+//! The rules of `graphql-transport-ws`, each breach with its close code.
+
+use oms_tests::{Shop, Socket, order};
+use serde_json::json;
+
+#[tokio::test]
+async fn each_breach_of_the_protocol_has_its_close_code() {
+    let shop = Shop::open().await;
+    let subscribe = json!({ "id": "1", "type": "subscribe", "payload": { "query": "{ __typename }" } });
+
+    let mut unintroduced = Socket::open(shop.addr()).await;
+    unintroduced.send(subscribe).await;
+    assert_eq!(unintroduced.receive().await, Err(4401));
+
+    let mut eager = Socket::connect(shop.addr()).await;
+    eager.send(json!({ "type": "connection_init" })).await;
+    assert_eq!(eager.receive().await, Err(4429));
+
+    let mut confused = Socket::connect(shop.addr()).await;
+    confused.send(json!({ "type": "start", "id": "1" })).await;
+    assert_eq!(confused.receive().await, Err(4400));
+
+    let mut silent = Socket::open(shop.addr()).await;
+    assert_eq!(silent.receive().await, Err(4408), "three seconds to introduce oneself");
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn an_id_that_is_in_use_closes_the_socket_and_a_free_one_is_used_again() {
+    let shop = Shop::open().await;
+    let placed = shop.place(order("slow", [("SKU-1", 1)]).card("tok_slow")).await;
+    let mut socket = Socket::connect(shop.addr()).await;
+    socket.subscribe("1", placed.id(), None).await;
+    assert_eq!(socket.receive().await.expect("an update")["type"], "next");
+    socket.send(json!({ "id": "1", "type": "complete" })).await;
+    socket.subscribe("1", placed.id(), Some(2)).await;
+    socket.subscribe("1", placed.id(), None).await;
+    let code = loop {
+        if let Err(code) = socket.receive().await {
+            break code;
+        }
+    };
+    assert_eq!(code, 4409);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_ping_is_answered_and_queries_work_as_well() {
+    let shop = Shop::open().await;
+    let mut socket = Socket::connect(shop.addr()).await;
+    socket.send(json!({ "type": "ping", "payload": { "n": 1 } })).await;
+    assert_eq!(socket.receive().await, Ok(json!({ "type": "pong", "payload": { "n": 1 } })));
+    socket.send(json!({ "id": "q", "type": "subscribe", "payload": { "query": "{ __typename }" } })).await;
+    let answer = json!({ "id": "q", "type": "next", "payload": { "data": { "__typename": "Query" } } });
+    assert_eq!(socket.receive().await, Ok(answer));
+    assert_eq!(socket.receive().await, Ok(json!({ "id": "q", "type": "complete" })));
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn watching_an_order_that_is_not_there_is_an_error_and_the_socket_lives_on() {
+    let shop = Shop::open().await;
+    let mut socket = Socket::connect(shop.addr()).await;
+    for id in ["order_01jx2v3q8kf0v8c9m5w6r7t2ab", "nonsense", ""] {
+        socket.subscribe("1", id, None).await;
+        let answer = socket.receive().await.expect("the socket stays open");
+        let errors = if answer["type"] == "error" { &answer["payload"] } else { &answer["payload"]["errors"] };
+        assert_eq!(errors[0]["extensions"]["code"], "INVALID_INPUT", "{answer}");
+        if answer["type"] == "next" {
+            assert_eq!(socket.receive().await, Ok(json!({ "id": "1", "type": "complete" })));
+        }
+    }
+    socket.send(json!({ "id": "2", "type": "subscribe", "payload": { "query": "{ __typename " } })).await;
+    assert_eq!(socket.receive().await.expect("the socket stays open")["type"], "error");
+    shop.close().await;
+}

@@ -1,0 +1,9 @@
+//! What the engine promises, tried at each step, in each direction, at each instruction where it could break.
+//!
+//! The laws and the failure matrix are written once, for every saga that `oms_tests::subject` lists.
+
+mod bench;
+mod laws;
+
+/// The program that the tests start and kill.
+const OMS: &str = env!("CARGO_BIN_EXE_oms-under-test");
