@@ -3,6 +3,7 @@
 //! It lives in a temporary folder, does not wait for the disk, and is guarded by the embedded server's lifeline: a
 //! small shell that stops it and removes the folder once this process is gone, whichever way it went.
 
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -80,6 +81,7 @@ impl Cluster {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         self.execute(format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
+        self.open_door(&name);
         name
     }
 
@@ -99,9 +101,27 @@ impl Cluster {
         self.options.clone().database(database)
     }
 
-    /// URL of a database, for another process.
+    /// URL of a database through its door, for the servers under test.
     pub(crate) fn url(&self, database: &str) -> String {
-        format!("postgresql:///{database}?host={}&user={USER}", self.dir.display())
+        format!("postgresql:///{database}?host={}&user={USER}", self.door(database).display())
+    }
+
+    /// Opens a database's door: a folder of its own in which a link leads to the socket. Closing it is a lost network.
+    pub(crate) fn open_door(&self, database: &str) {
+        let socket = format!(".s.PGSQL.{PORT}");
+        let door = self.door(database);
+        std::fs::create_dir_all(&door).expect("the cluster's folder is ours");
+        symlink(self.dir.join(&socket), door.join(&socket)).expect("the door was closed");
+    }
+
+    /// Closes a database's door; whoever is inside stays.
+    pub(crate) fn close_door(&self, database: &str) {
+        let link = self.door(database).join(format!(".s.PGSQL.{PORT}"));
+        std::fs::remove_file(link).expect("the door was open");
+    }
+
+    fn door(&self, database: &str) -> PathBuf {
+        self.dir.join("doors").join(database)
     }
 }
 

@@ -198,18 +198,24 @@ impl TestDatabase {
         self.execute("UPDATE saga_timer SET due_at = now()").await;
     }
 
-    /// Lets nobody in any more, and throws everybody out: what a lost Postgres looks like from outside.
+    /// Cuts every connection to it and lets nobody in any more: what a lost Postgres looks like to a server. The test
+    /// itself gets in by another door.
+    ///
+    /// # Panics
+    /// It lives in a Postgres of the test's own, which can be crashed instead.
     pub async fn go_away(&self) {
-        let name = &self.name;
-        cluster().execute(format!("ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")).await;
+        assert!(self.is_shared, "this Postgres can be crashed instead");
+        cluster().close_door(&self.name);
         // The second argument: wait until each has ended, up to so many milliseconds.
-        let backends = format!("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'");
-        cluster().execute(backends).await;
+        let name = &self.name;
+        let cut =
+            format!("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'");
+        cluster().execute(cut).await;
     }
 
     /// Lets everybody in again.
     pub async fn come_back(&self) {
-        cluster().execute(format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true", self.name)).await;
+        cluster().open_door(&self.name);
     }
 
     /// The same pool, for code that speaks SeaORM.

@@ -15,9 +15,12 @@ use crate::sql::statement;
 /// The sequence is counted on under the order's row lock, in the commit that makes the event true, so the numbers
 /// have no gap. Every event but the first moves a pending order. Rows are locked in the order of their ids.
 ///
+/// Repeating an event that ends an order, or quotes it, changes nothing. Other events say nothing by which a repetition
+/// could be told: their callers append them for what they have changed.
+///
 /// # Errors
-/// Any error of the database, and [`DbErr::RecordNotUpdated`] if one of the orders is not pending any more: then the
-/// caller's transaction must not commit.
+/// Any error of the database, and [`DbErr::RecordNotUpdated`] if one of the orders is not pending any more, unless all
+/// that was asked for is so already: then the caller's transaction must not commit.
 pub async fn append(tx: &impl ConnectionTrait, mut events: Vec<(Uuid, OrderEvent)>) -> Result<(), DbErr> {
     if events.is_empty() {
         return Ok(());
@@ -25,9 +28,28 @@ pub async fn append(tx: &impl ConnectionTrait, mut events: Vec<(Uuid, OrderEvent
     let count = events.len() as u64;
     events.sort_unstable_by_key(|(order_id, _)| *order_id);
     let changes: Changes = events.into_iter().collect();
-    let result = tx.execute_raw(statement(APPEND, changes.into_values())).await?;
-    if result.rows_affected() == count { Ok(()) } else { Err(DbErr::RecordNotUpdated) }
+    let values = changes.into_values();
+    let result = tx.execute_raw(statement(APPEND, values.clone())).await?;
+    if result.rows_affected() == count || count_true(tx, values).await? == Some(count.cast_signed()) {
+        Ok(())
+    } else {
+        Err(DbErr::RecordNotUpdated)
+    }
 }
+
+/// Counts the events that end an order or quote it, and are so already.
+async fn count_true(tx: &impl ConnectionTrait, values: [Value; 9]) -> Result<Option<i64>, DbErr> {
+    let row = tx.query_one_raw(statement(COUNT_TRUE, values)).await?;
+    row.map(|row| row.try_get("", "count")).transpose()
+}
+
+const COUNT_TRUE: &str = "
+SELECT count(*) AS count
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::text[], $9::text[])
+    AS input (order_id, type, data, status, payment_status, shipping_minor, tax_minor, failure_code, failure_message)
+JOIN orders ON orders.id = input.order_id
+WHERE orders.status = input.status
+   OR (orders.shipping_minor, orders.tax_minor) = (input.shipping_minor, input.tax_minor)";
 
 /// Empty strings and -1 stand for "the event does not decide this"; arrays of nullable values do not exist here.
 const APPEND: &str = "
@@ -51,6 +73,7 @@ WITH input AS MATERIALIZED (
         updated_at = now()
     FROM input
     WHERE orders.id = input.order_id AND orders.status = 'PENDING'
+      AND (input.shipping_minor = -1 OR orders.shipping_minor IS NULL)
     RETURNING orders.id, orders.sequence, orders.status, input.type, input.data
 )
 INSERT INTO order_events (order_id, sequence, type, status, data)

@@ -35,6 +35,15 @@ pub struct Demand {
     pub quantity: i64,
 }
 
+/// When an order got the units it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reserved {
+    /// By this call.
+    Now,
+    /// By an earlier one, which this call repeats.
+    Before,
+}
+
 /// Why an order gets nothing: the first of its SKUs of which there is not enough.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shortage {

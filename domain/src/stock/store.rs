@@ -1,13 +1,13 @@
 //! Queries on stock and reservations, all of them over many orders at once.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect,
 };
 use uuid::Uuid;
 
-use super::{Demand, ReservationStatus, Shortage, allocate, entity};
+use super::{Demand, ReservationStatus, Reserved, Shortage, allocate, entity};
 use crate::sql::statement;
 
 /// Returns the stock rows of these SKUs, in SKU order; unknown ones are missing.
@@ -27,12 +27,15 @@ pub async fn find_stock(db: &impl ConnectionTrait, skus: Vec<String>) -> Result<
 /// Demand is summed per SKU and the stock rows are locked in SKU order, so that batches cannot deadlock; each row is
 /// updated once, however many orders of the batch want it. Answers in the order of `order_ids`.
 ///
+/// Repeating it reserves nothing more. An order that is repeated together with others counts once more while they are
+/// served, so that one of them may be refused that would just have fitted.
+///
 /// # Errors
 /// Any error of the database.
 pub async fn reserve(
     tx: &impl ConnectionTrait,
     order_ids: &[Uuid],
-) -> Result<Vec<Result<(), Shortage>>, DbErr> {
+) -> Result<Vec<Result<Reserved, Shortage>>, DbErr> {
     let demands = load_demands(tx, order_ids).await?;
     let skus: BTreeSet<&str> = demands.iter().map(|demand| demand.sku.as_str()).collect();
     let skus: Vec<String> = skus.into_iter().map(str::to_owned).collect();
@@ -45,12 +48,31 @@ pub async fn reserve(
     let answers = allocate(&mut available, &demands);
 
     let granted: Vec<&Demand> = demands.iter().filter(|demand| answers[&demand.order_id].is_ok()).collect();
-    if !granted.is_empty() {
-        add_reserved(tx, &granted, 1).await?;
-        insert_reservations(tx, &granted).await?;
+    let fresh = insert_reservations(tx, &granted).await?;
+    add_reserved(tx, &fresh.iter().collect::<Vec<_>>(), 1).await?;
+    let fresh: HashSet<Uuid> = fresh.into_iter().map(|demand| demand.order_id).collect();
+    // A repeated order may find nothing left because it holds the units itself.
+    let refused = order_ids.iter().filter(|id| matches!(answers.get(id), Some(Err(_)))).copied().collect();
+    let holders = find_holders(tx, refused).await?;
+    let answer = |id: &Uuid| match answers.get(id) {
+        Some(Err(shortage)) if !holders.contains(id) => Err(shortage.clone()),
+        _ if fresh.contains(id) => Ok(Reserved::Now),
+        // An order without lines asks for nothing and has it already.
+        _ => Ok(Reserved::Before),
+    };
+    Ok(order_ids.iter().map(answer).collect())
+}
+
+/// Returns those of the orders that hold something (served by reservations_pkey).
+async fn find_holders(tx: &impl ConnectionTrait, order_ids: Vec<Uuid>) -> Result<HashSet<Uuid>, DbErr> {
+    if order_ids.is_empty() {
+        return Ok(HashSet::new());
     }
-    // An order without lines asks for nothing and gets it.
-    Ok(order_ids.iter().map(|id| answers.get(id).cloned().unwrap_or(Ok(()))).collect())
+    let holders = statement(
+        "SELECT order_id, sku, quantity FROM reservations WHERE order_id = ANY($1) AND status = 'HELD'",
+        [order_ids.into()],
+    );
+    Ok(Demand::find_by_statement(holders).all(tx).await?.into_iter().map(|held| held.order_id).collect())
 }
 
 /// Gives back what the orders hold, and returns the ids of those that held something.
@@ -72,9 +94,6 @@ pub async fn release_reservations(tx: &impl ConnectionTrait, order_ids: &[Uuid])
     ))
     .all(tx)
     .await?;
-    if released.is_empty() {
-        return Ok(Vec::new());
-    }
     add_reserved(tx, &released.iter().collect::<Vec<_>>(), -1).await?;
     let holders: BTreeSet<Uuid> = released.into_iter().map(|demand| demand.order_id).collect();
     Ok(holders.into_iter().collect())
@@ -125,6 +144,9 @@ async fn load_demands(tx: &impl ConnectionTrait, order_ids: &[Uuid]) -> Result<V
 }
 
 async fn add_reserved(tx: &impl ConnectionTrait, demands: &[&Demand], sign: i64) -> Result<(), DbErr> {
+    if demands.is_empty() {
+        return Ok(());
+    }
     let mut by_sku: HashMap<&str, i64> = HashMap::new();
     for demand in demands {
         *by_sku.entry(&demand.sku).or_default() += sign * demand.quantity;
@@ -141,16 +163,22 @@ async fn add_reserved(tx: &impl ConnectionTrait, demands: &[&Demand], sign: i64)
     .map(drop)
 }
 
-async fn insert_reservations(tx: &impl ConnectionTrait, demands: &[&Demand]) -> Result<(), DbErr> {
+/// Writes reservations, and returns those that were not there yet.
+async fn insert_reservations(tx: &impl ConnectionTrait, demands: &[&Demand]) -> Result<Vec<Demand>, DbErr> {
+    if demands.is_empty() {
+        return Ok(Vec::new());
+    }
     let order_ids: Vec<Uuid> = demands.iter().map(|demand| demand.order_id).collect();
     let skus: Vec<String> = demands.iter().map(|demand| demand.sku.clone()).collect();
     let quantities: Vec<i64> = demands.iter().map(|demand| demand.quantity).collect();
-    tx.execute_raw(statement(
+    Demand::find_by_statement(statement(
         "INSERT INTO reservations (order_id, sku, quantity, status)
          SELECT order_id, sku, quantity, 'HELD' FROM unnest($1::uuid[], $2::text[], $3::bigint[])
-             AS input (order_id, sku, quantity)",
+             AS input (order_id, sku, quantity)
+         ON CONFLICT (order_id, sku) DO NOTHING
+         RETURNING order_id, sku, quantity",
         [order_ids.into(), skus.into(), quantities.into()],
     ))
+    .all(tx)
     .await
-    .map(drop)
 }

@@ -21,6 +21,16 @@ use super::plan::{self, Ended};
 use super::step::{Failure, Outcome, Saga};
 use super::store::{self, CallRow, LogEntry, LogKind};
 
+/// What becomes of sagas once the results of their calls are recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Onward {
+    /// They are carried on in the same transaction.
+    Now,
+    /// They are made ready, and a transaction of their own carries them on: a step that cannot run for one of them then
+    /// cannot take the record of the result away again.
+    Later,
+}
+
 /// Which ready sagas to take.
 #[derive(Debug, Clone)]
 pub(super) enum Selection {
@@ -82,6 +92,7 @@ pub(super) async fn settle(
     db: &DatabaseConnection,
     context: Context<'_>,
     results: &[CallResult],
+    onward: Onward,
 ) -> Result<Advanced, BatchError> {
     let tx = db.begin().await.map_err(database("begin to settle"))?;
     let (saga_ids, epochs) =
@@ -101,7 +112,7 @@ pub(super) async fn settle(
         .filter(|result| !matched.contains(&(result.dispatch.saga_id, result.dispatch.epoch)))
         .map(evidence)
         .collect();
-    let mut advanced = settle_taken(&tx, context, ended, stale.clone()).await?.commit(tx).await?;
+    let mut advanced = settle_taken(&tx, context, ended, stale.clone(), onward).await?.commit(tx).await?;
     advanced.stale = stale.len();
     Ok(advanced)
 }
@@ -123,7 +134,8 @@ pub(super) async fn expire(
     warn!(calls = taken.len(), "taking over calls of which nobody knows the outcome");
     let lost = Outcome::Unknown("the worker that made the call did not record a result in time".to_owned());
     let ended = taken.into_iter().map(|row| (row, lost.clone())).collect();
-    settle_taken(&tx, context, ended, Vec::new()).await?.commit(tx).await
+    // The calls of many sagas expire together, and none of them must wait for another one's next step.
+    settle_taken(&tx, context, ended, Vec::new(), Onward::Later).await?.commit(tx).await
 }
 
 /// What a person decided about a saga whose lease the caller holds.
@@ -189,6 +201,7 @@ async fn settle_taken<'a>(
     context: Context<'a>,
     mut ended: Vec<(CallRow, Outcome)>,
     stale: Vec<LogEntry>,
+    onward: Onward,
 ) -> Result<Batch<'a>, BatchError> {
     ended.sort_unstable_by_key(|(row, _)| row.saga_id);
     let saga_ids: Vec<Uuid> = ended.iter().map(|(row, _)| row.saga_id).collect();
@@ -206,6 +219,13 @@ async fn settle_taken<'a>(
         let ended = Ended::from(&outcome);
         batch.end_attempt(saga, ended, &Attempt::call(row, &outcome));
     }
-    batch.run(tx).await?;
+    match onward {
+        Onward::Now => batch.run(tx).await?,
+        Onward::Later => {
+            for saga in std::mem::take(&mut batch.runnable) {
+                batch.block_ready(saga);
+            }
+        }
+    }
     Ok(batch)
 }

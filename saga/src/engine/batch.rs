@@ -566,8 +566,8 @@ impl<'a> Batch<'a> {
         let places = CommitPlaces::of(&self.writes, &advanced.dispatches);
         store::write(&tx, self.writes, self.context.worker_id).await.map_err(database("write a batch"))?;
         if Guard::IntentBeforeSend.is_off() {
-            for Dispatch { step, call, .. } in advanced.dispatches.iter().cloned() {
-                step.call(&call).await;
+            for Dispatch { step, call, .. } in &advanced.dispatches {
+                step.call(call).await;
             }
         }
         places.pass_before();

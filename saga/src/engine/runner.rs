@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use super::advance::{self, Selection};
+use super::advance::{self, Onward, Selection};
 use super::batch::{Advanced, BatchError, CallResult, Context, Place};
 use super::breaker::Breakers;
 use super::caller::{self, Answered};
@@ -346,7 +346,12 @@ impl Engine {
             match result {
                 Ok(advanced) => total.absorb(advanced),
                 Err(BatchError::Step { .. }) => sets.push(set),
-                Err(error) => return Err(error),
+                Err(error) if total.moved == 0 => return Err(error),
+                Err(error) => {
+                    // The rest is still ready; the calls that are committed must not wait for it.
+                    warn!(error = %chain(&error), "could not bisect a batch to its end; going on with the rest later");
+                    break;
+                }
             }
         }
         Ok(total)
@@ -401,9 +406,9 @@ impl Engine {
             all.merge(one);
             all
         });
-        let mut sets: Vec<&[CallResult]> = vec![&results];
-        while let Some(set) = sets.pop() {
-            match advance::settle(&self.db, self.context(), set).await {
+        let mut sets: Vec<(&[CallResult], Onward)> = vec![(&results, Onward::Now)];
+        while let Some((set, onward)) = sets.pop() {
+            match advance::settle(&self.db, self.context(), set, onward).await {
                 Ok(advanced) => {
                     counter!("oms_calls_settled_total").increment(set.len() as u64);
                     if advanced.stale > 0 {
@@ -422,8 +427,10 @@ impl Engine {
                 Err(BatchError::Step { step, source, .. }) if set.len() > 1 => {
                     warn!(step, results = set.len(), error = %chain(&source), "a step failed; bisecting its results");
                     let (left, right) = set.split_at(set.len() / 2);
-                    sets.extend([right, left]);
+                    sets.extend([(right, onward), (left, onward)]);
                 }
+                // It may be the step after the call that cannot run, and the result is a fact all the same.
+                Err(BatchError::Step { .. }) if onward == Onward::Now => sets.push((set, Onward::Later)),
                 Err(BatchError::Step { step, source, .. }) => {
                     // The call stays open: its lease ends, and the same key gets the same answer again.
                     counter!("oms_sagas_parked_total", "step" => step).increment(1);
@@ -433,7 +440,7 @@ impl Engine {
                 Err(BatchError::CommitLost { advanced, source }) => {
                     warn!(error = %source, "lost the answer to a commit; looking whether it happened");
                     if self.is_any_open(set).await {
-                        sets.push(set);
+                        sets.push((set, onward));
                         continue;
                     }
                     let advanced = self.as_committed(*advanced).await;
@@ -445,7 +452,7 @@ impl Engine {
                 }
                 Err(error) => {
                     warn!(error = %chain(&error), "could not settle results; trying again");
-                    sets.push(set);
+                    sets.push((set, onward));
                     tokio::time::sleep(if is_conflict(&error) { Duration::ZERO } else { TROUBLE_DELAY })
                         .await;
                 }

@@ -60,7 +60,6 @@ impl ExternalStep for AuthorizePayment {
                         amount_minor,
                         authorization_id,
                     });
-                    events.push((order_id, OrderEvent::PaymentAuthorized { amount_minor }));
                 }
                 Err(failure) => {
                     let (code, message) = (failure.code.clone(), failure.message.clone());
@@ -68,7 +67,12 @@ impl ExternalStep for AuthorizePayment {
                 }
             }
         }
-        record_authorizations(tx, &authorizations).await?;
+        let recorded = record_authorizations(tx, &authorizations).await?;
+        for Authorization { order_id, amount_minor, .. } in authorizations {
+            if recorded.contains(&order_id) {
+                events.push((order_id, OrderEvent::PaymentAuthorized { amount_minor }));
+            }
+        }
         append(tx, events).await?;
         Ok(())
     }

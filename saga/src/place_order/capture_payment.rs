@@ -56,7 +56,6 @@ impl ExternalStep for CapturePayment {
                     let amount_minor = total(&saga.state()?)?;
                     let capture_id = Answer::deserialize(*answer).map_err(StepError::State)?.id;
                     captures.push(Capture { order_id, amount_minor, capture_id });
-                    events.push((order_id, OrderEvent::PaymentCaptured { amount_minor }));
                 }
                 Err(failure) => {
                     let (code, message) = (failure.code.clone(), failure.message.clone());
@@ -64,7 +63,12 @@ impl ExternalStep for CapturePayment {
                 }
             }
         }
-        record_captures(tx, &captures).await?;
+        let recorded = record_captures(tx, &captures).await?;
+        for Capture { order_id, amount_minor, .. } in captures {
+            if recorded.contains(&order_id) {
+                events.push((order_id, OrderEvent::PaymentCaptured { amount_minor }));
+            }
+        }
         append(tx, events).await?;
         Ok(())
     }

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use domain::order::event::OrderEvent;
 use domain::order::store::append;
+use domain::stock::Reserved;
 use domain::stock::store::{release_reservations, reserve};
 use sea_orm::DatabaseTransaction;
 
@@ -17,12 +18,12 @@ impl LocalStep for ReserveStock {
     async fn run(&self, tx: &DatabaseTransaction, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
         let order_ids = order_ids(sagas);
         let answers = reserve(tx, &order_ids).await?;
-        let reserved = order_ids.iter().zip(&answers).filter(|(_, answer)| answer.is_ok());
+        let reserved = order_ids.iter().zip(&answers).filter(|(_, answer)| **answer == Ok(Reserved::Now));
         append(tx, reserved.map(|(&id, _)| (id, OrderEvent::StockReserved {})).collect()).await?;
         Ok(answers
             .into_iter()
             .map(|answer| match answer {
-                Ok(()) => Verdict::Done,
+                Ok(_) => Verdict::Done,
                 Err(shortage) => Verdict::Refused(Failure::new(
                     "OUT_OF_STOCK",
                     format!(

@@ -5,7 +5,7 @@ use oms_tests::disturb::{Disturbance, Fault, repeat};
 use oms_tests::fail_points::KILL_AT;
 use oms_tests::runner_under_test::RunnerUnderTest;
 use oms_tests::{TestDatabase, eventually};
-use saga::engine::{Action, Direction, StepKind};
+use saga::engine::{Action, Direction, Resolution, StepKind};
 
 use crate::OMS;
 use crate::bench::{Bench, End};
@@ -22,12 +22,16 @@ async fn begin_every_failure(bench: &mut Bench) {
         match step.kind {
             StepKind::Compensable if is_call => {
                 bench.begin(End::Unwound, &[fault(Fault::Refusal)]).await;
-                for given_up in [Fault::ServerError, Fault::TimeOutWithEffect, Fault::TimeOutWithoutEffect] {
+                for given_up in [Fault::ServerError, Fault::TimeOutWithoutEffect] {
                     bench.begin(End::Unwound, &[fault(given_up).times(ALWAYS)]).await;
                 }
+                // Whoever asks by key finds the effect.
+                let end = if step.on_unknown == Resolution::Query { End::Succeeded } else { End::Unwound };
+                bench.begin(end, &[fault(Fault::TimeOutWithEffect).times(ALWAYS)]).await;
             }
+            // A refusal belongs to a batch that another step may take back, so it is given each time.
             StepKind::Compensable => {
-                bench.begin(End::Unwound, &[fault(Fault::Refusal)]).await;
+                bench.begin(End::Unwound, &[fault(Fault::Refusal).times(ALWAYS)]).await;
                 bench.begin(End::Unwound, &[fault(Fault::Panic).times(ALWAYS)]).await;
             }
             // Its outcome is never guessed, so silence does not turn it round.

@@ -4,6 +4,7 @@
 
 mod bench;
 mod laws;
+mod matrix;
 
 /// The program that the tests start and kill.
 const OMS: &str = env!("CARGO_BIN_EXE_oms-under-test");

@@ -22,9 +22,10 @@ use crate::operator;
 const MAX_REASONS: usize = 50;
 
 #[derive(Debug, Args)]
-pub(super) struct ActArgs {
+pub(in crate::cli) struct ActArgs {
     /// The orders; or give a filter
-    #[arg(value_name = "ORDER_ID", value_parser = parse_order_id)]
+    #[arg(value_name = "ORDER_ID", value_parser = parse_order_id, required_unless_present = FilterArgs::GROUP,
+          conflicts_with = FilterArgs::GROUP)]
     order_ids: Vec<OrderId>,
     /// Why, for the order's events and the saga's history; whoever watches the order sees it
     #[arg(long, value_name = "TEXT")]
@@ -33,13 +34,13 @@ pub(super) struct ActArgs {
     #[arg(long, short)]
     yes: bool,
     #[command(flatten)]
-    filter: FilterArgs,
-    #[command(flatten)]
     common: CommonArgs,
+    #[command(flatten)]
+    filter: FilterArgs,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct ResolveArgs {
+pub(in crate::cli) struct ResolveArgs {
     /// The order
     #[arg(value_parser = parse_order_id)]
     order_id: OrderId,
@@ -71,16 +72,6 @@ struct CommonArgs {
 impl ActArgs {
     pub(super) fn database(&self) -> &DatabaseArgs {
         &self.common.database
-    }
-
-    /// Checks what can be checked without a database.
-    pub(super) fn check(&self) -> anyhow::Result<()> {
-        let has_filter = !self.filter.to_filter().is_empty();
-        anyhow::ensure!(
-            has_filter != !self.order_ids.is_empty(),
-            "give either order ids or a filter, such as --stuck or --state running"
-        );
-        Ok(())
     }
 
     pub(super) async fn run(&self, session: &Session, act: &Act) -> anyhow::Result<()> {

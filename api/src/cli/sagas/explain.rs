@@ -11,7 +11,7 @@ use crate::cli::print_line;
 use crate::config::DatabaseArgs;
 
 #[derive(Debug, Args)]
-pub(super) struct ExplainArgs {
+pub(in crate::cli) struct ExplainArgs {
     /// The order
     #[arg(value_parser = parse_order_id)]
     order_id: OrderId,

@@ -15,7 +15,7 @@ use crate::config::DatabaseArgs;
 const MAX_ERROR: usize = 60;
 
 #[derive(Debug, Args)]
-pub(super) struct ListArgs {
+pub(in crate::cli) struct ListArgs {
     #[command(flatten)]
     filter: FilterArgs,
     /// The most sagas to list

@@ -73,6 +73,7 @@ enum State {
 /// Which sagas.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Filter")]
+#[group(id = FilterArgs::GROUP, multiple = true)]
 struct FilterArgs {
     /// Those that stand like this
     #[arg(long, value_enum, ignore_case = true)]
@@ -92,6 +93,9 @@ struct FilterArgs {
 }
 
 impl FilterArgs {
+    /// Present where at least one condition is.
+    const GROUP: &'static str = "which";
+
     fn to_filter(&self) -> Filter {
         Filter {
             ids: None,
@@ -140,7 +144,6 @@ pub(super) async fn run(command: &SagasCommand) -> anyhow::Result<()> {
         SagasCommand::List(args) => &args.database,
         SagasCommand::Explain(args) => &args.database,
         SagasCommand::Retry(args) | SagasCommand::Resume(args) | SagasCommand::Abandon(args) => {
-            args.check()?;
             args.database()
         }
         SagasCommand::Resolve(args) => args.database(),
@@ -187,7 +190,9 @@ impl Session {
 fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(header);
-    table.column_iter_mut().for_each(|column| column.set_padding((0, 2)));
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     table
 }
 

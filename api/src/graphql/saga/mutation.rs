@@ -2,8 +2,9 @@
 
 use async_graphql::{Context, ID, InputObject, Object, Result, SimpleObject};
 use domain::input::Violation;
-use saga::engine::operate::{self, Act, ActError, Filter, Finding, Listed, Operator};
+use saga::engine::operate::{self, Act, ActError, Filter, Finding, MAX_LISTED, Operator};
 use saga::place_order::operate::act_on_order;
+use sea_orm::DbErr;
 use uuid::Uuid;
 
 use super::{Saga, SagaFilter, cursor, decode_cursor};
@@ -138,7 +139,7 @@ impl ActOnSagasInput {
         sagas.truncate(first as usize);
 
         let mut done = Vec::new();
-        let mut user_errors = self.unknown_orders(&sagas);
+        let mut user_errors = self.unknown_orders(services).await.or_report(ctx, "look for orders")?;
         for saga in &sagas {
             let acted = match self.dry_run {
                 true => operate::check(saga, definitions, act.kind()),
@@ -181,24 +182,22 @@ impl ActOnSagasInput {
         }
     }
 
-    /// Says of each order that was asked for by id, and by nothing else, whether there is a saga at all.
-    fn unknown_orders(&self, found: &[Listed]) -> Vec<UserError> {
-        let SagaFilter { order_ids: Some(asked), state: None, stuck: false, step: None, .. } = &self.filter
-        else {
-            return Vec::new();
+    /// Says of each order that was named, in the first call of several, that it does not exist.
+    async fn unknown_orders(&self, services: &Services) -> Result<Vec<UserError>, DbErr> {
+        let Some(named) = self.filter.order_ids.as_ref().filter(|_| self.after.is_none()) else {
+            return Ok(Vec::new());
         };
-        if self.filter.older_than_seconds.is_some() || self.filter.error.is_some() || self.after.is_some() {
-            return Vec::new();
-        }
-        let is_found = |id: &ID| {
-            ids::parse_order_id(id).is_some_and(|id| found.iter().any(|saga| saga.subject_id == id))
+        let ids = named.iter().filter_map(ids::parse_order_id).collect();
+        let filter = Filter { ids: Some(ids), ..Filter::default() };
+        let known = operate::list(&services.db, &services.definitions, &filter, None, MAX_LISTED).await?;
+        let is_known = |id: &ID| {
+            ids::parse_order_id(id).is_some_and(|id| known.iter().any(|saga| saga.subject_id == id))
         };
-        let unknown = asked.iter().enumerate().filter(|(_, id)| !is_found(id));
-        unknown
-            .filter_map(|(index, id)| {
-                UserError::of_act(&["filter", "orderIds", &index.to_string()], id, ActError::Missing).ok()
-            })
-            .collect()
+        let unknown = named.iter().enumerate().filter(|(_, id)| !is_known(id));
+        let errors = unknown.filter_map(|(index, id)| {
+            UserError::of_act(&["filter", "orderIds", &index.to_string()], id, ActError::Missing).ok()
+        });
+        Ok(errors.collect())
     }
 }
 

@@ -1,0 +1,334 @@
+//! The failure matrix: each step, in each direction, at each crash point, with each fault.
+//!
+//! The cells are generated from a saga's definition. A cell puts a few subjects on their way, brings its fault about at
+//! its place, lets the system go on, and waits until every saga is over; then the books must balance and each subject
+//! must stand as it should.
+//!
+//! A fault of a process needs one: a runner stops itself at the place (SIGSTOP, at the very instruction), and the test
+//! kills it, cuts its connections, restarts Postgres, or loses the answer to the commit it is about to make. Meanwhile
+//! the calls of that step go wrong in every way that a call can. A fault of a call needs none: all such cells run at
+//! once, in one runner.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use oms_tests::TestDatabase;
+use oms_tests::disturb::{Disturbance, Fault};
+use oms_tests::lossy_proxy::LossyProxy;
+use oms_tests::own_postgres::{Crash, OwnPostgres};
+use oms_tests::runner_under_test::{APPLICATION_NAME, RunnerUnderTest};
+use oms_tests::subject::SUBJECTS;
+use rustix::process::Signal;
+use saga::engine::definition::CONCLUSION_NAME;
+use saga::engine::{Action, Definition, Direction, StepKind};
+
+use crate::OMS;
+use crate::bench::{Bench, End};
+
+/// Subjects that are on their way in a cell of a process fault; each meets another fault of its calls.
+const SUBJECTS_PER_CELL: usize = 4;
+
+/// Subjects of a cell of a call fault.
+const SUBJECTS_PER_CALL_FAULT: usize = 3;
+
+/// Where a fault strikes, relative to the write or the call of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Point {
+    BeforeIntentCommit,
+    BeforeSend,
+    AfterSend,
+    AfterAnswer,
+    BeforeResultCommit,
+    AfterResultCommit,
+}
+
+impl Point {
+    /// What a call passes.
+    const OF_CALL: [Self; 6] = [
+        Self::BeforeIntentCommit,
+        Self::BeforeSend,
+        Self::AfterSend,
+        Self::AfterAnswer,
+        Self::BeforeResultCommit,
+        Self::AfterResultCommit,
+    ];
+
+    /// What a step in our own database passes.
+    const OF_LOCAL: [Self; 2] = [Self::BeforeResultCommit, Self::AfterResultCommit];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::BeforeIntentCommit => "before_intent_commit",
+            Self::BeforeSend => "before_send",
+            Self::AfterSend => "after_send",
+            Self::AfterAnswer => "after_answer",
+            Self::BeforeResultCommit => "before_result_commit",
+            Self::AfterResultCommit => "after_result_commit",
+        }
+    }
+
+    fn is_before_commit(self) -> bool {
+        matches!(self, Self::BeforeIntentCommit | Self::BeforeResultCommit)
+    }
+}
+
+/// What happens to the process or to its database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum ProcessFault {
+    Killed,
+    ConnectionsCut,
+    CommitAnswerLost,
+    PostgresRestarted,
+}
+
+impl ProcessFault {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Killed => "process killed",
+            Self::ConnectionsCut => "connections cut",
+            Self::CommitAnswerLost => "commit's answer lost",
+            Self::PostgresRestarted => "Postgres restarted",
+        }
+    }
+}
+
+/// A step in one direction.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    step: &'static str,
+    direction: Direction,
+    is_call: bool,
+}
+
+impl Place {
+    fn way(self) -> String {
+        self.direction.as_str().to_lowercase()
+    }
+}
+
+/// Every step, in every direction in which there is something to do.
+fn places(definition: &Definition) -> Vec<Place> {
+    let mut places = Vec::new();
+    let mut add = |step, direction, action: &Action| {
+        places.push(Place { step, direction, is_call: matches!(action, Action::External(_)) });
+    };
+    for step in &definition.steps {
+        add(step.name, Direction::Forward, &step.forward);
+        if let Some(backward) = &step.backward {
+            add(step.name, Direction::Backward, backward);
+        }
+    }
+    add(CONCLUSION_NAME, Direction::Backward, &definition.conclusion);
+    places
+}
+
+/// What sends a saga past a place, and how it then ends.
+fn way_to(definition: &Definition, place: Place) -> (End, Vec<Disturbance>) {
+    if place.direction == Direction::Forward {
+        return (End::Succeeded, Vec::new());
+    }
+    let pivot = definition.steps.iter().find(|step| step.kind == StepKind::Pivot).expect("a saga has a pivot");
+    (End::Unwound, vec![Disturbance::once(pivot.name, Direction::Forward, Fault::Refusal)])
+}
+
+/// What came of the cells: runs and violations, by step, direction, point and fault.
+#[derive(Default)]
+struct Table(BTreeMap<[String; 4], (usize, Vec<String>)>);
+
+impl Table {
+    fn add(&mut self, place: Place, point: &str, fault: &str, runs: usize, violations: Vec<String>) {
+        let key = [place.step.to_owned(), place.way(), point.to_owned(), fault.to_owned()];
+        let cell = self.0.entry(key).or_default();
+        cell.0 += runs;
+        cell.1.extend(violations);
+    }
+
+    /// Writes the table beside the build's other results, and fails if a cell has a violation.
+    fn close(self, name: &str) {
+        let mut text = "| step | direction | point | fault | runs | violations |\n|---|---|---|---|---|---|\n".to_owned();
+        let mut wrong = String::new();
+        for ([step, direction, point, fault], (runs, violations)) in &self.0 {
+            let count = violations.len();
+            writeln!(text, "| {step} | {direction} | {point} | {fault} | {runs} | {count} |").expect("a string grows");
+            for violation in violations {
+                writeln!(wrong, "{step} {direction}, {point}, {fault}: {violation}").expect("a string grows");
+            }
+        }
+        let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("failure-matrix-{name}.md"));
+        std::fs::write(&path, &text).expect("the build's folder can be written");
+        assert!(wrong.is_empty(), "{wrong}\n{} cells, see {}", self.0.len(), path.display());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_call_answers() {
+    for mut bench in Bench::for_every_saga().await {
+        let definition = bench.definition();
+        let mut cells = Vec::new();
+        for place in places(&definition).into_iter().filter(|place| place.is_call) {
+            for fault in Fault::OF_CALLS {
+                let (end, mut faults) = way_to(&definition, place);
+                faults.push(Disturbance::once(place.step, place.direction, fault));
+                let is_fatal = fault == Fault::Refusal
+                    && place.direction == Direction::Forward
+                    && definition.steps.iter().any(|step| {
+                        step.name == place.step && step.kind != StepKind::Retriable
+                    });
+                let end = if is_fatal { End::Unwound } else { end };
+                for _ in 0..SUBJECTS_PER_CALL_FAULT {
+                    cells.push((place, fault, bench.begin(end, &faults).await));
+                }
+            }
+        }
+        let runner = bench.start_runner(|saga| saga).await;
+        bench.settled().await;
+        runner.stop().await;
+        let violations = bench.violations().await;
+        let mut table = Table::default();
+        for (place, fault, id) in cells {
+            let own = violations.iter().filter(|violation| violation.contains(&id.to_string())).cloned();
+            table.add(place, "answer", fault.name(), 1, own.collect());
+        }
+        table.close(&format!("{}-calls", bench.name));
+        bench.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wherever_a_process_is_killed_going_forward() {
+    strike(ProcessFault::Killed, Direction::Forward).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wherever_a_process_is_killed_going_back() {
+    strike(ProcessFault::Killed, Direction::Backward).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wherever_connections_are_cut() {
+    strike(ProcessFault::ConnectionsCut, Direction::Forward).await;
+    strike(ProcessFault::ConnectionsCut, Direction::Backward).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wherever_the_answer_to_a_commit_is_lost() {
+    strike(ProcessFault::CommitAnswerLost, Direction::Forward).await;
+    strike(ProcessFault::CommitAnswerLost, Direction::Backward).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wherever_postgres_is_restarted() {
+    strike(ProcessFault::PostgresRestarted, Direction::Forward).await;
+    strike(ProcessFault::PostgresRestarted, Direction::Backward).await;
+}
+
+/// Runs the cells of one fault in one direction, for every saga.
+async fn strike(fault: ProcessFault, direction: Direction) {
+    for (name, subject) in SUBJECTS {
+        let postgres = match fault {
+            ProcessFault::PostgresRestarted => Some(OwnPostgres::start().await),
+            _ => None,
+        };
+        let db = match &postgres {
+            Some(postgres) => TestDatabase::create_in(postgres).await,
+            None => TestDatabase::create().await,
+        };
+        let proxy = (fault == ProcessFault::CommitAnswerLost).then(|| LossyProxy::before(&db));
+        let bench = Bench::new(name, subject, db);
+        let mut lane = Lane { fault, bench, postgres, proxy, runner: None };
+        let table = lane.run(direction).await;
+        let way = direction.as_str().to_lowercase();
+        table.close(&format!("{name}-{}-{way}", fault.name().replace([' ', '\''], "-")));
+        lane.bench.close().await;
+    }
+}
+
+/// Cells that run one after another, with one runner at a time.
+struct Lane {
+    fault: ProcessFault,
+    bench: Bench,
+    postgres: Option<OwnPostgres>,
+    proxy: Option<LossyProxy>,
+    runner: Option<RunnerUnderTest>,
+}
+
+impl Lane {
+    async fn run(&mut self, direction: Direction) -> Table {
+        let (definition, mut table) = (self.bench.definition(), Table::default());
+        for place in places(&definition).into_iter().filter(|place| place.direction == direction) {
+            let points = if place.is_call { &Point::OF_CALL[..] } else { &Point::OF_LOCAL[..] };
+            for &point in points {
+                if self.fault == ProcessFault::CommitAnswerLost && !point.is_before_commit() {
+                    continue;
+                }
+                let begun = std::time::Instant::now();
+                let violations = self.run_cell(&definition, place, point).await;
+                eprintln!(
+                    "{} {} {} {}: {} violations, {} ms",
+                    place.step,
+                    place.way(),
+                    point.name(),
+                    self.fault.name(),
+                    violations.len(),
+                    begun.elapsed().as_millis()
+                );
+                table.add(place, point.name(), self.fault.name(), SUBJECTS_PER_CELL, violations);
+            }
+        }
+        table
+    }
+
+    async fn run_cell(&mut self, definition: &Definition, place: Place, point: Point) -> Vec<String> {
+        let (end, mut faults) = way_to(definition, place);
+        if place.is_call {
+            faults.push(Disturbance::once(place.step, place.direction, Fault::Mixed));
+        }
+        let where_to = format!("{}/{}/{}", point.name(), place.step, place.way());
+        let mut runner = match self.runner.take() {
+            Some(runner) => runner,
+            None => self.start_runner().await,
+        };
+        runner.arm(&where_to, &faults).await;
+        for _ in 0..SUBJECTS_PER_CELL {
+            self.bench.begin(end, &faults).await;
+        }
+        runner.stopped().await;
+        let runner = self.bring_about(runner, &faults).await;
+        self.bench.settled().await;
+        self.runner = Some(runner);
+        let violations = self.bench.violations().await;
+        // Each cell answers for its own subjects.
+        self.bench.subjects.clear();
+        violations
+    }
+
+    /// Brings the fault about while the runner stands still, and returns a runner that goes on.
+    async fn bring_about(&self, mut runner: RunnerUnderTest, faults: &[Disturbance]) -> RunnerUnderTest {
+        match self.fault {
+            ProcessFault::Killed => {
+                runner.kill().await;
+                runner = self.start_runner().await;
+                runner.arm("", faults).await;
+                return runner;
+            }
+            ProcessFault::ConnectionsCut => {
+                let cut = format!(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                     WHERE datname = current_database() AND application_name = '{APPLICATION_NAME}'"
+                );
+                self.bench.db.execute(&cut).await;
+            }
+            ProcessFault::CommitAnswerLost => self.proxy.as_ref().expect("this fault needs one").lose_next_commit(),
+            ProcessFault::PostgresRestarted => {
+                self.postgres.as_ref().expect("this fault needs one").restart(Crash::Immediate).await;
+            }
+        }
+        runner.signal(Signal::CONT);
+        runner
+    }
+
+    async fn start_runner(&self) -> RunnerUnderTest {
+        let url = self.proxy.as_ref().map_or_else(|| self.bench.db.url(), |proxy| proxy.url().to_owned());
+        RunnerUnderTest::start(OMS, &url, self.bench.name, &[]).await
+    }
+}
