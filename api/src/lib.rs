@@ -2,6 +2,9 @@
 //!
 //! Start reading at [`serve`], which puts a process together.
 
+// Both panic when the reader is gone, as in `oms schema | head`: `cli::print_line` does not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod app;
 pub mod catalog_import;
 pub mod cli;

@@ -1,5 +1,7 @@
 //! What the embedded Postgres promises, tried on real servers and, where a process has to die, on the real program.
 
+#![expect(clippy::disallowed_methods, reason = "no test here shares its thread with a task")]
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -94,27 +96,54 @@ async fn an_ephemeral_server_leaves_nothing_behind() {
 #[test]
 fn an_ephemeral_server_dies_with_its_process() {
     let scratch = Scratch::new();
-    let mut helper = Command::new(std::env::current_exe().expect("this program has a path"))
+    let mut helper = start_helper(&scratch);
+    let lines = BufReader::new(helper.stdout.take().expect("it was asked for as a pipe")).lines();
+    assert!(lines.map_while(Result::ok).any(|line| line.contains("the server runs")));
+    kill(&mut helper);
+    assert_nothing_is_left(&scratch);
+}
+
+#[test]
+fn an_ephemeral_server_dies_with_its_process_even_while_it_starts() {
+    for made_so_far in ["data.new", "data.new/global", "data", "data/postmaster.pid"] {
+        let scratch = Scratch::new();
+        let mut helper = start_helper(&scratch);
+        wait_until(|| scratch.0.join(made_so_far).exists(), "the start has come this far");
+        kill(&mut helper);
+        assert_nothing_is_left(&scratch);
+    }
+}
+
+fn start_helper(scratch: &Scratch) -> Child {
+    Command::new(std::env::current_exe().expect("this program has a path"))
         .args(["--exact", "helper_that_waits_on_an_ephemeral_server", "--ignored", "--nocapture"])
         .env("OMS_TEST_DIR", &scratch.0)
         .stdout(Stdio::piped())
         .spawn()
-        .expect("this program starts");
-    let lines = BufReader::new(helper.stdout.take().expect("it was asked for as a pipe")).lines();
-    assert!(lines.map_while(Result::ok).any(|line| line.contains("the server runs")));
-    let pid = scratch.postmaster().expect("it runs");
-    kill(&mut helper);
+        .expect("this program starts")
+}
 
-    let end = Instant::now() + Duration::from_secs(20);
-    while scratch.0.exists() && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+/// Waits until no process, the guarding shell included, names the folder, and asserts that it is gone.
+fn assert_nothing_is_left(scratch: &Scratch) {
+    let dir = scratch.0.as_os_str().as_encoded_bytes();
+    let names_it = |line: Vec<u8>| line.windows(dir.len()).any(|part| part == dir);
+    let processes = || fs::read_dir("/proc").expect("Linux").filter_map(Result::ok);
+    let is_named =
+        || processes().filter_map(|process| fs::read(process.path().join("cmdline")).ok()).any(names_it);
+    wait_until(|| !is_named(), "every process is gone");
     assert!(!scratch.0.exists(), "the folder is gone");
-    assert!(!fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).is_ok_and(|line| !line.is_empty()));
+}
+
+fn wait_until(is_so: impl Fn() -> bool, what: &str) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < end, "{what}: not within 20 s");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]
-#[ignore = "started by an_ephemeral_server_dies_with_its_process, which kills it"]
+#[ignore = "started by the tests above, which kill it"]
 fn helper_that_waits_on_an_ephemeral_server() {
     let Some(dir) = std::env::var_os("OMS_TEST_DIR") else { return };
     let _server = EmbeddedServer::join(&EmbeddedOptions::ephemeral(PathBuf::from(dir))).expect("it starts");

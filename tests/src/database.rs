@@ -53,7 +53,8 @@ impl TestDatabase {
     }
 
     async fn connect(name: String) -> Self {
-        let pool = PgPoolOptions::new().max_connections(3).connect_with(cluster().connect_options(&name)).await;
+        let pool =
+            PgPoolOptions::new().max_connections(3).connect_with(cluster().connect_options(&name)).await;
         let url = cluster().url(&name);
         Self { name, url, pool: pool.expect("a fresh database answers"), is_shared: true }
     }
@@ -61,7 +62,8 @@ impl TestDatabase {
     /// Makes a fresh one in a Postgres of the test's own.
     pub async fn create_in(postgres: &OwnPostgres) -> Self {
         let name = "oms".to_owned();
-        let connect = |name: &str| PgPoolOptions::new().max_connections(3).connect_with(postgres.connect_options(name));
+        let connect =
+            |name: &str| PgPoolOptions::new().max_connections(3).connect_with(postgres.connect_options(name));
         let server = connect("postgres").await.expect("a fresh server answers");
         sqlx::raw_sql("CREATE DATABASE oms").execute(&server).await.expect("the database is made");
         server.close().await;
@@ -154,7 +156,9 @@ impl TestDatabase {
     /// Counts the rows of every table but `worker`, whose rows come and go with the runners.
     pub async fn census(&self) -> BTreeMap<String, i64> {
         let tables = self
-            .texts("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'worker'")
+            .texts(
+                "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'worker'",
+            )
             .await;
         let mut census = BTreeMap::new();
         for table in tables {
@@ -184,12 +188,13 @@ impl TestDatabase {
 
     /// Returns the idempotency keys under which the gateway was asked about an order, and how often each.
     pub async fn gateway_attempts(&self, order_id: &str) -> BTreeMap<String, i32> {
-        let rows: Vec<(String, i32)> =
-            sqlx::query_as("SELECT idempotency_key, attempts FROM simulated_gateway_calls WHERE reference = $1")
-                .bind(uuid_of(order_id).to_string())
-                .fetch_all(&self.pool)
-                .await
-                .expect("the gateway's ledger can be read");
+        let rows: Vec<(String, i32)> = sqlx::query_as(
+            "SELECT idempotency_key, attempts FROM simulated_gateway_calls WHERE reference = $1",
+        )
+        .bind(uuid_of(order_id).to_string())
+        .fetch_all(&self.pool)
+        .await
+        .expect("the gateway's ledger can be read");
         rows.into_iter().collect()
     }
 
@@ -225,6 +230,6 @@ impl TestDatabase {
 }
 
 /// Returns the UUID that a public order id stands for.
-fn uuid_of(order_id: &str) -> Uuid {
+pub fn uuid_of(order_id: &str) -> Uuid {
     order_id.parse::<OrderId>().expect("an order id").uuid()
 }

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use saga::engine::definition::CONCLUSION_NAME;
 use saga::engine::{
-    Action, Call, Definition, Direction, ExternalStep, Failure, LocalStep, Lookup, Outcome, Saga, Settled, StepError,
-    Verdict,
+    Action, Call, Definition, Direction, ExternalStep, Failure, LocalStep, Lookup, Outcome, Saga, Settled,
+    StepError, Verdict,
 };
 use sea_orm::DatabaseTransaction;
 use serde_json::json;
@@ -197,7 +197,9 @@ pub fn disturb(definition: Definition, script: &Arc<Script>) -> Definition {
         let script = script.clone();
         match action {
             Action::Local(inner) => Action::Local(Arc::new(Disturbed { inner, step, direction, script })),
-            Action::External(inner) => Action::External(Arc::new(Disturbed { inner, step, direction, script })),
+            Action::External(inner) => {
+                Action::External(Arc::new(Disturbed { inner, step, direction, script }))
+            }
         }
     })
 }
@@ -277,7 +279,8 @@ impl ExternalStep for Disturbed<dyn ExternalStep> {
 
     async fn call(&self, call: &Call) -> Outcome {
         // The key begins with the saga's id, unless a negative control has made it random.
-        let saga_id = call.idempotency_key.split(':').next().and_then(|id| id.parse().ok()).unwrap_or_default();
+        let saga_id =
+            call.idempotency_key.split(':').next().and_then(|id| id.parse().ok()).unwrap_or_default();
         let fault = self.next_fault(saga_id);
         match fault {
             Some(Fault::Refusal) => return Outcome::Refused(refusal()),

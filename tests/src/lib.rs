@@ -26,7 +26,7 @@ mod wait;
 mod websocket;
 
 pub use client::{Client, Placed};
-pub use database::{GatewayPayment, TestDatabase};
+pub use database::{GatewayPayment, TestDatabase, uuid_of};
 pub use order_input::{OrderInput, order};
 pub use process::{OmsProcess, oms_command};
 pub use server::Server;

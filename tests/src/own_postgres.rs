@@ -53,7 +53,8 @@ impl OwnPostgres {
             options.fsync = false;
             options.max_connections = 100;
             // Last one wins: without it a crash would lose what the last fraction of a second has acknowledged.
-            let settings = [("synchronous_commit", "on"), ("shared_buffers", "64MB"), ("max_wal_size", "256MB")];
+            let settings =
+                [("synchronous_commit", "on"), ("shared_buffers", "64MB"), ("max_wal_size", "256MB")];
             options.settings.extend(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
             let server = EmbeddedServer::join(&options).expect("Postgres starts");
             Self { dir, options, server: Mutex::new(Some(server)), _lifeline: lifeline }

@@ -41,7 +41,12 @@ pub struct OmsProcess {
 
 impl OmsProcess {
     /// Starts `oms serve` in a role, with settings as variables, and waits until it is ready.
-    pub async fn start(program: &str, database: &TestDatabase, role: &str, settings: &[(&str, &str)]) -> Self {
+    pub async fn start(
+        program: &str,
+        database: &TestDatabase,
+        role: &str,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let mut command = oms_command(program, database, &["serve", "--role", role]);
         command
             .env("OMS_LISTEN", "127.0.0.1:0")

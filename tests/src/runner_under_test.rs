@@ -55,7 +55,9 @@ pub fn quick_settings() -> RunnerSettings {
 pub fn run_if_asked() -> Option<ExitCode> {
     let name = std::env::var(SUBJECT).ok()?;
     let (_, subject) = SUBJECTS.into_iter().find(|(known, _)| *known == name).expect("a known subject");
-    for fail_point in std::env::var(FAIL_POINTS).unwrap_or_default().split(',').filter(|name| !name.is_empty()) {
+    for fail_point in
+        std::env::var(FAIL_POINTS).unwrap_or_default().split(',').filter(|name| !name.is_empty())
+    {
         fail::cfg(fail_point, "return").expect("fail points are compiled in");
     }
     let script = Arc::new(Script::default());

@@ -38,14 +38,20 @@ impl Events {
 /// Reads one event; `None` for a comment that only keeps the connection alive.
 fn parse(event: &str) -> Option<(String, String)> {
     let field = |name: &str| {
-        event.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim_start().to_owned()))
+        event
+            .lines()
+            .find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim_start().to_owned()))
     };
     Some((field("event")?, field("data").unwrap_or_default()))
 }
 
 /// Watches an order over server-sent events: each update, until the server says `complete`. Dropping the stream drops
 /// the connection.
-pub async fn watch_over_sse(client: &Client, order_id: &str, after: Option<i64>) -> BoxStream<'static, Value> {
+pub async fn watch_over_sse(
+    client: &Client,
+    order_id: &str,
+    after: Option<i64>,
+) -> BoxStream<'static, Value> {
     let body = json!({ "query": ORDER_STATUS, "variables": { "id": order_id, "after": after } });
     let request = client.post().header(ACCEPT, "text/event-stream").json(&body);
     let response = within("an answer", request.send()).await.expect("the server answers");

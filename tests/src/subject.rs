@@ -124,7 +124,11 @@ impl Subject for PlacedOrder {
              FROM saga_log WHERE saga_id = '{id}' ORDER BY epoch, kind"
         );
         let (saga, log) = (db.texts(&saga).await.join(""), db.texts(&log).await.join("\n    "));
-        format!("{name}: {saga}\n    {}\n    gateway: {}\n    {log}", events_of(db, id).await, gateway_of(db, id).await)
+        format!(
+            "{name}: {saga}\n    {}\n    gateway: {}\n    {log}",
+            events_of(db, id).await,
+            gateway_of(db, id).await
+        )
     }
 }
 

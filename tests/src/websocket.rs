@@ -13,7 +13,8 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use crate::wait::within;
 
 /// What a viewer of an order asks for.
-pub(crate) const ORDER_STATUS: &str = "subscription ($id: ID!, $after: Int) { orderStatus(id: $id, after: $after) {
+pub(crate) const ORDER_STATUS: &str =
+    "subscription ($id: ID!, $after: Int) { orderStatus(id: $id, after: $after) {
     orderId sequence status event { sequence type status data occurredAt } order { id status sequence } } }";
 
 /// An open WebSocket.

@@ -40,10 +40,21 @@ pub const MAX_CONNECTIONS: u32 = 200;
 /// How long the fast shutdown may take before the server is told to quit at once; it then recovers at its next start.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the shell that guards an ephemeral server runs: once our end of its standard input is closed, by `stop` or
-/// by our death, it stops the server ($1) and removes the folder ($2).
-const LIFELINE: &str = r#"cat >/dev/null; kill -QUIT "$1" 2>/dev/null; tries=0
-while kill -0 "$1" 2>/dev/null && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries+1)); done; rm -rf -- "$2""#;
+/// What the shell that guards an ephemeral server runs: once our end of its standard input is closed, by `stop` or by
+/// our death, it stops the server and removes the folder ($1). Where there is no server yet, it waits for what may
+/// still be starting.
+const LIFELINE: &str = r#"cat >/dev/null
+seen= tries=0
+while [ $tries -lt 100 ]; do
+    pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null)
+    if [ -n "$pid" ] && kill -QUIT "$pid" 2>/dev/null; then
+        seen=yes
+    else
+        rm -rf -- "$1"
+        if [ -n "$seen" ] || [ $tries -gt 30 ]; then break; fi
+    fi
+    tries=$((tries + 1)); sleep 0.1
+done"#;
 
 /// How to run an embedded server.
 #[derive(Debug, Clone)]
@@ -149,6 +160,8 @@ impl EmbeddedServer {
         // Starting and stopping take turns, so that nobody joins a server that is about to be stopped.
         let _turn = folder.lock_turn()?;
         let users = folder.lock_users()?;
+        // Before there is anything to guard: the start takes a second, in which this process may be killed.
+        let lifeline = if options.ephemeral { Some(spawn_lifeline(folder.dir())?) } else { None };
         let (pid, child) = match postmaster::adopt(&folder)? {
             Some(pid) => (pid, None),
             None => {
@@ -156,11 +169,7 @@ impl EmbeddedServer {
                 (Pid::from_child(&child), Some(child))
             }
         };
-        let mut server = Self { folder, pid, child, lifeline: None, users, owner, stopped: false };
-        if options.ephemeral {
-            server.lifeline = Some(spawn_lifeline(pid, server.folder.dir())?);
-        }
-        Ok(server)
+        Ok(Self { folder, pid, child, lifeline, users, owner, stopped: false })
     }
 
     /// Leaves the server, and stops it if nobody else uses it.
@@ -233,9 +242,9 @@ fn open_folder(dir: &Path) -> Result<Folder, EmbeddedError> {
     Folder::open(dir)
 }
 
-fn spawn_lifeline(pid: Pid, dir: &Path) -> Result<(Child, ChildStdin), EmbeddedError> {
+fn spawn_lifeline(dir: &Path) -> Result<(Child, ChildStdin), EmbeddedError> {
     let mut guard = Command::new("/bin/sh")
-        .args(["-c", LIFELINE, "sh", &pid.as_raw_nonzero().to_string()])
+        .args(["-c", LIFELINE, "sh"])
         .arg(dir)
         .current_dir("/")
         .process_group(0)

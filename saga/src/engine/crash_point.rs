@@ -12,6 +12,7 @@ use super::store::Writes;
 
 /// An instruction at which a crash could hurt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "failpoints"), expect(dead_code, reason = "only the tests ask for some of them"))]
 pub(super) enum CrashPoint {
     /// The call is decided on, and nothing says so yet.
     BeforeIntentCommit,
@@ -69,7 +70,8 @@ impl CommitPlaces {
     /// Notes what is about to be committed.
     pub(super) fn of(writes: &Writes, dispatches: &[Dispatch]) -> Self {
         let results = writes.log.iter().filter(|entry| entry.kind == LogKind::Attempt);
-        let intent = |dispatch: &Dispatch| (dispatch.definition.step_name(dispatch.place.0), dispatch.place.1);
+        let intent =
+            |dispatch: &Dispatch| (dispatch.definition.step_name(dispatch.place.0), dispatch.place.1);
         Self {
             intents: dispatches.iter().map(intent).collect(),
             results: results.map(|entry| (entry.step, entry.direction)).collect(),

@@ -52,11 +52,12 @@ pub enum Behavior {
 
 impl Behavior {
     fn parse(token: &str, operation: &str) -> Self {
-        let parts = token.strip_prefix("tok_").unwrap_or(token).split('+').map(|part| match part.split_once('_') {
-            Some(("capture", behavior)) => ("capture", behavior),
-            Some(("void", behavior)) => ("void", behavior),
-            _ => ("authorize", part),
-        });
+        let parts =
+            token.strip_prefix("tok_").unwrap_or(token).split('+').map(|part| match part.split_once('_') {
+                Some(("capture", behavior)) => ("capture", behavior),
+                Some(("void", behavior)) => ("void", behavior),
+                _ => ("authorize", part),
+            });
         let behavior = parts.into_iter().find(|(of, _)| *of == operation).map(|(_, behavior)| behavior);
         match behavior.unwrap_or("approve") {
             "decline" => Self::Decline,

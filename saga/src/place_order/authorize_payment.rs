@@ -1,5 +1,6 @@
 //! Has the card's bank promise the total.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,6 +10,7 @@ use domain::payment::Authorization;
 use domain::payment::store::record_authorizations;
 use sea_orm::DatabaseTransaction;
 use serde::Deserialize;
+use uuid::Uuid;
 
 use super::State;
 use crate::engine::{Call, ExternalStep, Lookup, Outcome, Saga, Settled, StepError};
@@ -67,7 +69,7 @@ impl ExternalStep for AuthorizePayment {
                 }
             }
         }
-        let recorded = record_authorizations(tx, &authorizations).await?;
+        let recorded: HashSet<Uuid> = record_authorizations(tx, &authorizations).await?.into_iter().collect();
         for Authorization { order_id, amount_minor, .. } in authorizations {
             if recorded.contains(&order_id) {
                 events.push((order_id, OrderEvent::PaymentAuthorized { amount_minor }));

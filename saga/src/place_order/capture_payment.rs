@@ -1,5 +1,6 @@
 //! Takes the total: the point of no return.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,6 +10,7 @@ use domain::payment::Capture;
 use domain::payment::store::record_captures;
 use sea_orm::DatabaseTransaction;
 use serde::Deserialize;
+use uuid::Uuid;
 
 use super::State;
 use super::authorize_payment::total;
@@ -63,7 +65,7 @@ impl ExternalStep for CapturePayment {
                 }
             }
         }
-        let recorded = record_captures(tx, &captures).await?;
+        let recorded: HashSet<Uuid> = record_captures(tx, &captures).await?.into_iter().collect();
         for Capture { order_id, amount_minor, .. } in captures {
             if recorded.contains(&order_id) {
                 events.push((order_id, OrderEvent::PaymentCaptured { amount_minor }));

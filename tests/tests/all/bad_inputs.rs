@@ -84,8 +84,16 @@ async fn a_field_that_is_too_long_or_malformed_is_named() {
         (good("b").with("email", json!("nobody")), "INVALID_INPUT", vec!["email"]),
         (good("b").with("email", json!(format!("{long}@x"))), "INVALID_INPUT", vec!["email"]),
         (good("b").with("externalReference", json!(long)), "INVALID_INPUT", vec!["externalReference"]),
-        (good("b").with("shippingAddress", country("Germany")), "INVALID_INPUT", vec!["shippingAddress", "country"]),
-        (good("b").with("shippingAddress", country("de")), "INVALID_INPUT", vec!["shippingAddress", "country"]),
+        (
+            good("b").with("shippingAddress", country("Germany")),
+            "INVALID_INPUT",
+            vec!["shippingAddress", "country"],
+        ),
+        (
+            good("b").with("shippingAddress", country("de")),
+            "INVALID_INPUT",
+            vec!["shippingAddress", "country"],
+        ),
         (good("b").with("waitMs", json!(10_001)), "INVALID_INPUT", vec!["waitMs"]),
         (good("b").with("waitMs", json!(-1)), "INVALID_INPUT", vec!["waitMs"]),
     ];
@@ -120,7 +128,10 @@ async fn amounts_that_cannot_be_are_named() {
     let changed = shop.place(expecting(total("17.41", "USD"))).await;
     let error = &changed.errors[0];
     assert_eq!(error["__typename"], "PriceChangedError");
-    assert_eq!((&error["expectedPrice"]["amount"], &error["actualPrice"]["amount"]), (&json!("17.41"), &json!("17.40")));
+    assert_eq!(
+        (&error["expectedPrice"]["amount"], &error["actualPrice"]["amount"]),
+        (&json!("17.41"), &json!("17.40"))
+    );
     shop.close().await;
 }
 

@@ -21,7 +21,10 @@ async fn products_are_created_and_replaced_and_orders_keep_their_prices() {
     let placed = shop.place(order("new", [("NEW-1", 3)]).settled()).await;
     shop.upsert_products(json!([product("NEW-1", "6.00")])).await;
     let order = shop.order(placed.id()).await;
-    assert_eq!((&order["status"], &order["lines"][0]["unitPrice"]["amount"]), (&json!("CONFIRMED"), &json!("5.00")));
+    assert_eq!(
+        (&order["status"], &order["lines"][0]["unitPrice"]["amount"]),
+        (&json!("CONFIRMED"), &json!("5.00"))
+    );
     shop.close().await;
 }
 
@@ -36,10 +39,22 @@ async fn one_bad_product_and_none_is_written() {
         (product("A", "1.999"), vec!["price", "amount"]),
         (product("A", "99999999999999999999"), vec!["price", "amount"]),
         (json!({ "sku": "A", "name": "\0", "price": { "amount": "1" } }), vec!["name"]),
-        (json!({ "sku": "A", "name": "A", "price": { "amount": "1", "currency": "XYZ" } }), vec!["price", "currency"]),
-        (json!({ "sku": "A", "name": "A", "price": { "amount": "1" }, "weightGrams": -1 }), vec!["weightGrams"]),
-        (json!({ "sku": "A", "name": "A", "price": { "amount": "1" }, "weightGrams": i64::MAX }), vec!["weightGrams"]),
-        (json!({ "sku": "A", "name": "A", "price": { "amount": "1" }, "taxCategory": "\0" }), vec!["taxCategory"]),
+        (
+            json!({ "sku": "A", "name": "A", "price": { "amount": "1", "currency": "XYZ" } }),
+            vec!["price", "currency"],
+        ),
+        (
+            json!({ "sku": "A", "name": "A", "price": { "amount": "1" }, "weightGrams": -1 }),
+            vec!["weightGrams"],
+        ),
+        (
+            json!({ "sku": "A", "name": "A", "price": { "amount": "1" }, "weightGrams": i64::MAX }),
+            vec!["weightGrams"],
+        ),
+        (
+            json!({ "sku": "A", "name": "A", "price": { "amount": "1" }, "taxCategory": "\0" }),
+            vec!["taxCategory"],
+        ),
         (product("GOOD-1", "1"), vec!["sku"]),
     ];
     for (bad, path) in cases {

@@ -67,14 +67,20 @@ async fn an_undo_keeps_trying_until_it_succeeds_and_a_person_is_told() {
     // The capture is given no answer until the card is changed: it refuses, and the undo of the authorization fails.
     let placed = shop.place(order("stubborn", [("SKU-4", 1)]).card("tok_capture_down")).await;
     eventually("the capture was tried", async || {
-        shop.db.gateway_attempts(placed.id()).await.into_keys().any(|key| key.contains("capture")).then_some(())
+        shop.db
+            .gateway_attempts(placed.id())
+            .await
+            .into_keys()
+            .any(|key| key.contains("capture"))
+            .then_some(())
     })
     .await;
     // A capture that the gateway refuses for a void payment; the void itself then answers with server errors.
     shop.db.execute("UPDATE simulated_gateway_payments SET token = 'tok_void_down', voided = true").await;
     eventually("the undo was tried past its patience", async || {
         shop.db.fire_timers().await;
-        let tries = "SELECT coalesce(max(attempts), 0)::bigint FROM simulated_gateway_calls WHERE operation = 'void'";
+        let tries =
+            "SELECT coalesce(max(attempts), 0)::bigint FROM simulated_gateway_calls WHERE operation = 'void'";
         (shop.db.number(tries).await >= 6).then_some(())
     })
     .await;

@@ -109,7 +109,9 @@ async fn an_order_whose_id_was_returned_survives_a_kill_at_once() {
     let mut ids = Vec::new();
     for round in 0..3 {
         let process = start_oms(&db).await;
-        ids.push(process.client().place(order(&format!("accepted-{round}"), [("SKU-1", 1)])).await.id().to_owned());
+        ids.push(
+            process.client().place(order(&format!("accepted-{round}"), [("SKU-1", 1)])).await.id().to_owned(),
+        );
         process.kill().await;
     }
     let next = start_oms(&db).await;

@@ -24,7 +24,10 @@ async fn a_key_and_a_line_are_enough_for_a_confirmed_order() {
     assert_eq!(order["totals"]["items"]["amount"], "25.00");
     assert_eq!(order["totals"]["shipping"]["amount"], "4.90");
     assert_eq!(order["totals"]["tax"]["amount"], "0.00");
-    assert_eq!(order["totals"]["total"], json!({ "amount": "29.90", "amountMinor": "2990", "currency": "USD" }));
+    assert_eq!(
+        order["totals"]["total"],
+        json!({ "amount": "29.90", "amountMinor": "2990", "currency": "USD" })
+    );
 
     let payment = shop.db.gateway_payment(placed.id()).await.expect("the gateway knows the payment");
     assert_eq!((payment.captures, payment.captured_minor, payment.voided), (1, 2990, false));

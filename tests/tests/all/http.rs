@@ -16,7 +16,10 @@ async fn a_query_may_be_sent_with_get_and_a_mutation_may_not() {
     assert_eq!(query.json::<Value>().await.expect("JSON"), json!({ "data": { "__typename": "Query" } }));
 
     let mutation = shop.get_graphql(&[("query", PLACE_BY_GET)]).send().await.expect("an answer");
-    assert_eq!((mutation.status(), &mutation.headers()[ALLOW]), (StatusCode::METHOD_NOT_ALLOWED, &"POST".parse().expect("a value")));
+    assert_eq!(
+        (mutation.status(), &mutation.headers()[ALLOW]),
+        (StatusCode::METHOD_NOT_ALLOWED, &"POST".parse().expect("a value"))
+    );
     let both = format!("query Q {{ __typename }} {}", PLACE_BY_GET.replacen("mutation", "mutation M", 1));
     let named = shop.get_graphql(&[("query", both.as_str()), ("operationName", "M")]).send().await;
     assert_eq!(named.expect("an answer").status(), StatusCode::METHOD_NOT_ALLOWED);

@@ -112,7 +112,8 @@ async fn two_inputs_with_one_key_at_once_place_one_of_them() {
         let key = format!("race-{round}");
         let calls = (0..10).map(|n| shop.place(order(&key, [("SKU-1", 1 + n % 2)])));
         let answers = join_all(calls).await;
-        let winners: HashSet<&str> = answers.iter().filter_map(|answer| answer.order["id"].as_str()).collect();
+        let winners: HashSet<&str> =
+            answers.iter().filter_map(|answer| answer.order["id"].as_str()).collect();
         assert_eq!(winners.len(), 1, "{answers:?}");
         let refused = answers.iter().filter(|answer| answer.order.is_null());
         assert!(refused.clone().all(|answer| answer.errors[0]["code"] == "IDEMPOTENCY_KEY_REUSED"));

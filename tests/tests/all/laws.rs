@@ -28,7 +28,10 @@ fn dependencies_of(package: &str) -> Vec<String> {
     let (_, dependencies) = manifest.split_once("[dependencies]").expect("every package has dependencies");
     let dependencies = dependencies.lines().skip(1).take_while(|line| !line.starts_with('['));
     let names = dependencies.filter_map(|line| line.split(['.', ' ', '=']).next());
-    names.filter(|name| ["domain", "migration", "oms", "saga", "oms-tests"].contains(name)).map(str::to_owned).collect()
+    names
+        .filter(|name| ["domain", "migration", "oms", "saga", "oms-tests"].contains(name))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod happy_path;
 mod http;
 mod idempotency;
 mod laws;
+mod operate;
 mod outages;
 mod processes;
 mod reading;

@@ -1,7 +1,7 @@
 //! The database goes away, and comes back.
 
-use oms_tests::{Shop, eventually, order, watch_over_websocket, within};
 use futures_util::StreamExt;
+use oms_tests::{Shop, eventually, order, watch_over_websocket, within};
 use reqwest::StatusCode;
 use reqwest::header::RETRY_AFTER;
 use serde_json::json;
@@ -23,7 +23,10 @@ async fn while_the_database_is_away_callers_are_told_to_come_back() {
     let shown = answer.to_string();
     assert!(!shown.contains("postgres") && !shown.contains("connection"), "no internals: {shown}");
     assert_eq!(shop.get("/healthz").send().await.expect("an answer").status(), StatusCode::OK);
-    assert_eq!(shop.get("/readyz").send().await.expect("an answer").status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(
+        shop.get("/readyz").send().await.expect("an answer").status(),
+        StatusCode::SERVICE_UNAVAILABLE
+    );
 
     shop.db.come_back().await;
     eventually("the server is ready again", async || {
@@ -32,7 +35,11 @@ async fn while_the_database_is_away_callers_are_told_to_come_back() {
     })
     .await;
     let placed = shop.place(order("away", [("SKU-1", 1)]).settled()).await;
-    assert_eq!((placed.replayed, &placed.order["status"]), (false, &json!("CONFIRMED")), "nothing had been written");
+    assert_eq!(
+        (placed.replayed, &placed.order["status"]),
+        (false, &json!("CONFIRMED")),
+        "nothing had been written"
+    );
     shop.close().await;
 }
 

@@ -20,7 +20,8 @@ async fn two_runners_carry_each_order_once() {
     );
     let client = api.client();
     let cards = ["tok_approve", "tok_decline", "tok_flaky", "tok_capture_decline"];
-    let orders = (0..80).map(|n| client.place(order(&format!("both-{n}"), [("SKU-1", 1)]).card(cards[n % 4])));
+    let orders =
+        (0..80).map(|n| client.place(order(&format!("both-{n}"), [("SKU-1", 1)]).card(cards[n % 4])));
     join_all(orders).await;
     db.wait_until_settled().await;
     assert_eq!(db.number("SELECT count(*) FROM orders WHERE status = 'CONFIRMED'").await, 40);

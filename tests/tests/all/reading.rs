@@ -7,7 +7,15 @@ use serde_json::json;
 #[tokio::test]
 async fn what_is_not_there_is_null_and_no_error() {
     let shop = Shop::open().await;
-    let missing = ["order_01jx2v3q8kf0v8c9m5w6r7t2ab", "order_", "", "1", "app_01jx2v3q8kf0v8c9m5w6r7t2ab", "a\0b", "🛒"];
+    let missing = [
+        "order_01jx2v3q8kf0v8c9m5w6r7t2ab",
+        "order_",
+        "",
+        "1",
+        "app_01jx2v3q8kf0v8c9m5w6r7t2ab",
+        "a\0b",
+        "🛒",
+    ];
     for id in missing {
         assert!(shop.order(id).await.is_null(), "{id:?}");
     }
@@ -68,7 +76,8 @@ async fn stock_comes_in_the_order_asked_for_and_unknown_skus_are_missing() {
     let query = "query ($skus: [String!]!) { stock(skus: $skus) { sku updatedAt } }";
     let skus = json!(["SKU-3", "NO-SUCH-SKU", "SKU-1", "a\0b"]);
     let data = shop.execute(query, json!({ "skus": skus })).await;
-    let skus: Vec<_> = data["stock"].as_array().expect("a list").iter().map(|level| level["sku"].clone()).collect();
+    let skus: Vec<_> =
+        data["stock"].as_array().expect("a list").iter().map(|level| level["sku"].clone()).collect();
     assert_eq!(skus, [json!("SKU-3"), json!("SKU-1")]);
     let (_, answer) = shop.send(query, json!({ "skus": vec!["SKU-1"; 251] })).await;
     assert_eq!(answer["errors"][0]["extensions"]["code"], "INVALID_INPUT");
@@ -78,7 +87,8 @@ async fn stock_comes_in_the_order_asked_for_and_unknown_skus_are_missing() {
 #[tokio::test]
 async fn a_query_beyond_the_limits_is_refused_before_it_runs() {
     let shop = Shop::open().await;
-    let deep = format!("{{ __schema {{ types {{ {} name {} }} }} }}", "ofType { ".repeat(30), "} ".repeat(30));
+    let deep =
+        format!("{{ __schema {{ types {{ {} name {} }} }} }}", "ofType { ".repeat(30), "} ".repeat(30));
     let aliases: String = (0..100).map(|n| format!("a{n}: __typename ")).collect();
     let mut bomb = "query { ...f0 }".to_owned();
     for n in 0..40 {

@@ -88,7 +88,10 @@ async fn a_capture_of_unknown_outcome_is_never_guessed_and_never_given_up() {
     })
     .await;
     let order = shop.order(placed.id()).await;
-    assert_eq!((&order["paymentStatus"], &order["process"]["state"]), (&json!("AUTHORIZED"), &json!("RUNNING")));
+    assert_eq!(
+        (&order["paymentStatus"], &order["process"]["state"]),
+        (&json!("AUTHORIZED"), &json!("RUNNING"))
+    );
     let stuck = "SELECT count(*) FROM saga WHERE stuck_since IS NOT NULL AND status = 'RUNNING'";
     assert_eq!(shop.db.number(stuck).await, 1, "a person is told");
     shop.db.assert_books_balance().await;

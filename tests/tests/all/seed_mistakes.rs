@@ -62,7 +62,8 @@ async fn no_id_that_prevents_duplicates_is_random() {
 async fn a_get_changes_nothing() {
     let shop = Shop::open().await;
     let census = shop.db.census().await;
-    let query = "mutation { adjustStock(input: { sku: \"SKU-1\", delta: -1, reason: \"get\" }) { replayed } }";
+    let query =
+        "mutation { adjustStock(input: { sku: \"SKU-1\", delta: -1, reason: \"get\" }) { replayed } }";
     let answer = shop.get_graphql(&[("query", query)]).send().await.expect("an answer");
     assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(shop.db.census().await, census);

@@ -37,7 +37,10 @@ async fn a_count_that_was_overtaken_is_refused() {
     let shop = Shop::open().await;
     let refused = shop.adjust_stock(adjustment(json!({ "setTo": 5, "expectedOnHand": 299 }))).await;
     let error = &refused["userErrors"][0];
-    assert_eq!((&error["code"], &error["path"]), (&json!("STOCK_CHANGED"), &json!(["input", "expectedOnHand"])));
+    assert_eq!(
+        (&error["code"], &error["path"]),
+        (&json!("STOCK_CHANGED"), &json!(["input", "expectedOnHand"]))
+    );
     assert_eq!((&error["expectedOnHand"], &error["actualOnHand"]), (&json!(299), &json!(300)));
     assert_eq!(shop.stock("SKU-4").await["onHand"], 300);
     shop.close().await;

@@ -38,7 +38,7 @@ async fn two_hundred_orders_for_fifty_units_confirm_exactly_fifty() {
     let shop = Shop::open().await;
     set_stock(&shop, 50).await;
     let orders = (0..200).map(|n| order(&format!("one-{n}"), [(SKU, 1)])).collect();
-    place_all(&[shop.clone()], orders).await;
+    place_all(std::slice::from_ref(&shop), orders).await;
     shop.db.wait_until_settled().await;
 
     assert_eq!(count(&shop.db, "status = 'CONFIRMED'").await, 50);
@@ -52,7 +52,7 @@ async fn no_order_that_still_fits_fails_while_units_are_left() {
     let shop = Shop::open().await;
     set_stock(&shop, 101).await;
     let orders = (0..120).map(|n| order(&format!("mixed-{n}"), [(SKU, 1 + n % 9)])).collect();
-    place_all(&[shop.clone()], orders).await;
+    place_all(std::slice::from_ref(&shop), orders).await;
     shop.db.wait_until_settled().await;
 
     assert_eq!(sent_away_in_vain(&shop.db).await, 0);
@@ -91,7 +91,7 @@ async fn orders_that_share_skus_in_different_order_all_get_through() {
         }
         order(&format!("crossed-{n}"), lines)
     });
-    place_all(&[shop.clone()], orders.collect()).await;
+    place_all(std::slice::from_ref(&shop), orders.collect()).await;
     shop.db.wait_until_settled().await;
     assert_eq!(count(&shop.db, "status = 'CONFIRMED'").await, 80);
     shop.close().await;
@@ -102,12 +102,12 @@ async fn what_declined_cards_give_back_can_be_sold_again() {
     let shop = Shop::open().await;
     set_stock(&shop, 10).await;
     let declined = (0..10).map(|n| order(&format!("declined-{n}"), [(SKU, 1)]).card("tok_decline")).collect();
-    place_all(&[shop.clone()], declined).await;
+    place_all(std::slice::from_ref(&shop), declined).await;
     shop.db.wait_until_settled().await;
     assert_eq!(shop.stock(SKU).await["available"], 10);
 
     let paid = (0..10).map(|n| order(&format!("paid-{n}"), [(SKU, 1)])).collect();
-    place_all(&[shop.clone()], paid).await;
+    place_all(std::slice::from_ref(&shop), paid).await;
     shop.db.wait_until_settled().await;
     assert_eq!(count(&shop.db, "status = 'CONFIRMED'").await, 10);
     shop.close().await;

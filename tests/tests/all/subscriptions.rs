@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryFutureExt};
-use oms_tests::{Client, Server, Shop, Socket, TestDatabase, order, watch_over_sse, watch_over_websocket, within};
+use oms_tests::{
+    Client, Server, Shop, Socket, TestDatabase, order, watch_over_sse, watch_over_websocket, within,
+};
 use serde_json::{Value, json};
 
 use crate::{STORY_OF_SUCCESS, sequences};
@@ -116,7 +118,10 @@ async fn many_viewers_of_many_orders_each_see_every_event_once() {
     for updates in join_all(viewers).await {
         assert_eq!(types(&updates), STORY_OF_SUCCESS);
         assert_eq!(sequences(&updates), [1, 2, 3, 4, 5, 6]);
-        assert_eq!(updates.iter().map(|update| update["orderId"].to_string()).collect::<HashSet<_>>().len(), 1);
+        assert_eq!(
+            updates.iter().map(|update| update["orderId"].to_string()).collect::<HashSet<_>>().len(),
+            1
+        );
     }
     shop.close().await;
 }

@@ -64,7 +64,8 @@ async fn watching_an_order_that_is_not_there_is_an_error_and_the_socket_lives_on
     for id in ["order_01jx2v3q8kf0v8c9m5w6r7t2ab", "nonsense", ""] {
         socket.subscribe("1", id, None).await;
         let answer = socket.receive().await.expect("the socket stays open");
-        let errors = if answer["type"] == "error" { &answer["payload"] } else { &answer["payload"]["errors"] };
+        let errors =
+            if answer["type"] == "error" { &answer["payload"] } else { &answer["payload"]["errors"] };
         assert_eq!(errors[0]["extensions"]["code"], "INVALID_INPUT", "{answer}");
         if answer["type"] == "next" {
             assert_eq!(socket.receive().await, Ok(json!({ "id": "1", "type": "complete" })));

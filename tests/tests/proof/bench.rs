@@ -27,6 +27,8 @@ pub(crate) struct Bench {
     pub(crate) subject: &'static dyn Subject,
     pub(crate) db: TestDatabase,
     pub(crate) subjects: Vec<(Uuid, End, String)>,
+    /// Subjects begun so far, those of earlier cells included.
+    begun: usize,
     script: Arc<Script>,
 }
 
@@ -56,7 +58,7 @@ impl Bench {
     }
 
     pub(crate) fn new(name: &'static str, subject: &'static dyn Subject, db: TestDatabase) -> Self {
-        Self { name, subject, db, subjects: Vec::new(), script: Script::new(Vec::new()) }
+        Self { name, subject, db, subjects: Vec::new(), begun: 0, script: Script::new(Vec::new()) }
     }
 
     /// The saga as it is declared.
@@ -66,7 +68,8 @@ impl Bench {
 
     /// Begins a subject that should end like this in spite of these faults. Begin before a runner of this process does.
     pub(crate) async fn begin(&mut self, end: End, faults: &[Disturbance]) -> Uuid {
-        let key = format!("{}-{}", self.name, self.subjects.len());
+        self.begun += 1;
+        let key = format!("{}-{}", self.name, self.begun);
         let id = self.subject.begin(&self.db.connection(), &key).await;
         let faults: Vec<Disturbance> = faults.iter().cloned().map(|fault| fault.of(id)).collect();
         let told: Vec<String> = faults.iter().map(ToString::to_string).collect();
@@ -101,8 +104,13 @@ impl Bench {
         let mut lines = Vec::new();
         for id in self.db.texts(open).await {
             let id: Uuid = id.parse().expect("a UUID");
-            let faults = self.subjects.iter().find(|(known, ..)| *known == id).map(|(_, _, faults)| faults.as_str());
-            lines.push(format!("[{}] {}", faults.unwrap_or_default(), self.subject.describe(&self.db, id).await));
+            let faults =
+                self.subjects.iter().find(|(known, ..)| *known == id).map(|(_, _, faults)| faults.as_str());
+            lines.push(format!(
+                "[{}] {}",
+                faults.unwrap_or_default(),
+                self.subject.describe(&self.db, id).await
+            ));
         }
         lines.join("\n")
     }

@@ -127,7 +127,8 @@ fn way_to(definition: &Definition, place: Place) -> (End, Vec<Disturbance>) {
     if place.direction == Direction::Forward {
         return (End::Succeeded, Vec::new());
     }
-    let pivot = definition.steps.iter().find(|step| step.kind == StepKind::Pivot).expect("a saga has a pivot");
+    let pivot =
+        definition.steps.iter().find(|step| step.kind == StepKind::Pivot).expect("a saga has a pivot");
     (End::Unwound, vec![Disturbance::once(pivot.name, Direction::Forward, Fault::Refusal)])
 }
 
@@ -145,16 +146,20 @@ impl Table {
 
     /// Writes the table beside the build's other results, and fails if a cell has a violation.
     fn close(self, name: &str) {
-        let mut text = "| step | direction | point | fault | runs | violations |\n|---|---|---|---|---|---|\n".to_owned();
+        let mut text =
+            "| step | direction | point | fault | runs | violations |\n|---|---|---|---|---|---|\n"
+                .to_owned();
         let mut wrong = String::new();
         for ([step, direction, point, fault], (runs, violations)) in &self.0 {
             let count = violations.len();
-            writeln!(text, "| {step} | {direction} | {point} | {fault} | {runs} | {count} |").expect("a string grows");
+            writeln!(text, "| {step} | {direction} | {point} | {fault} | {runs} | {count} |")
+                .expect("a string grows");
             for violation in violations {
                 writeln!(wrong, "{step} {direction}, {point}, {fault}: {violation}").expect("a string grows");
             }
         }
-        let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("failure-matrix-{name}.md"));
+        let path =
+            std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("failure-matrix-{name}.md"));
         std::fs::write(&path, &text).expect("the build's folder can be written");
         assert!(wrong.is_empty(), "{wrong}\n{} cells, see {}", self.0.len(), path.display());
     }
@@ -171,9 +176,10 @@ async fn whatever_a_call_answers() {
                 faults.push(Disturbance::once(place.step, place.direction, fault));
                 let is_fatal = fault == Fault::Refusal
                     && place.direction == Direction::Forward
-                    && definition.steps.iter().any(|step| {
-                        step.name == place.step && step.kind != StepKind::Retriable
-                    });
+                    && definition
+                        .steps
+                        .iter()
+                        .any(|step| step.name == place.step && step.kind != StepKind::Retriable);
                 let end = if is_fatal { End::Unwound } else { end };
                 for _ in 0..SUBJECTS_PER_CALL_FAULT {
                     cells.push((place, fault, bench.begin(end, &faults).await));
@@ -318,7 +324,9 @@ impl Lane {
                 );
                 self.bench.db.execute(&cut).await;
             }
-            ProcessFault::CommitAnswerLost => self.proxy.as_ref().expect("this fault needs one").lose_next_commit(),
+            ProcessFault::CommitAnswerLost => {
+                self.proxy.as_ref().expect("this fault needs one").lose_next_commit()
+            }
             ProcessFault::PostgresRestarted => {
                 self.postgres.as_ref().expect("this fault needs one").restart(Crash::Immediate).await;
             }

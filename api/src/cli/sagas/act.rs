@@ -108,7 +108,11 @@ impl ActArgs {
         let fits = |saga: &&Listed| operate::check(saga, &session.definitions, act.kind()).is_ok();
         let fitting = sagas.iter().filter(fits).count();
         let done = act.kind().done();
-        print_line(format_args!("{} match; {fitting} of them can be {done} now", count(sagas.len())))?;
+        match sagas.len() {
+            1 if fitting == 1 => print_line(format_args!("1 saga matches; it can be {done} now"))?,
+            1 => print_line(format_args!("1 saga matches; it cannot be {done} now"))?,
+            all => print_line(format_args!("{all} sagas match; {fitting} of them can be {done} now"))?,
+        }
         if self.common.dry_run && !sagas.is_empty() {
             list::print_sagas(&sagas[..sagas.len().min(MAX_REASONS)])?;
             if sagas.len() > MAX_REASONS {
@@ -205,7 +209,7 @@ async fn act_on_all(session: &Session, act: &Act, ids: &[Uuid], operator: &Opera
 
 fn summarize(would_be: &str, act: &Act, total: usize, failed: &[(Uuid, ActError)]) -> anyhow::Result<()> {
     let done = act.kind().done();
-    print_line(format_args!("{would_be}{done}: {} of {}", total - failed.len(), count(total)))?;
+    print_line(format_args!("{would_be}{done} {} of {}", total - failed.len(), count(total)))?;
     if failed.is_empty() {
         return Ok(());
     }

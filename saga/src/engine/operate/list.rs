@@ -89,12 +89,14 @@ pub async fn list(
 ) -> Result<Vec<Listed>, DbErr> {
     let mut query = Query::new(definitions, filter);
     let order = if filter.asks_for_ended() { "DESC" } else { "ASC" };
+    let id = query.id;
     if let Some(after) = after {
-        query.add(if filter.asks_for_ended() { "saga.id < {}" } else { "saga.id > {}" }, after);
+        let direction = if filter.asks_for_ended() { "<" } else { ">" };
+        query.add(&format!("{id} {direction} {{}}"), after);
     }
     let limit = query.bind(limit.min(MAX_LISTED));
     let text = format!(
-        "{SELECT} {} {WAITS} {LAST} {} ORDER BY saga.id {order} LIMIT {limit}",
+        "{SELECT} {} {WAITS} {LAST} {} ORDER BY {id} {order} LIMIT {limit}",
         query.from,
         query.filter()
     );
@@ -173,22 +175,27 @@ LEFT JOIN LATERAL (
 /// A statement in the making: where the sagas come from, and the conditions with their parameters.
 struct Query {
     from: &'static str,
+    /// The column that sorts them by id.
+    id: &'static str,
     conditions: Vec<String>,
     values: Vec<Value>,
 }
 
 impl Query {
     fn new(definitions: &Definitions, filter: &Filter) -> Self {
-        let from = match filter {
+        let (from, id) = match filter {
             // Served by saga_pkey.
-            Filter { ids: Some(_), .. } => "FROM saga",
+            Filter { ids: Some(_), .. } => ("FROM saga", "saga.id"),
             // Walks saga_pkey from its right edge.
-            _ if filter.asks_for_ended() => "FROM saga",
+            _ if filter.asks_for_ended() => ("FROM saga", "saga.id"),
             // Served by saga_stuck.
-            Filter { stuck: true, .. } | Filter { status: Some(SagaStatus::Held), .. } => "FROM saga",
-            _ => ON_THEIR_WAY,
+            Filter { stuck: true, .. } | Filter { status: Some(SagaStatus::Held), .. } => {
+                ("FROM saga", "saga.id")
+            }
+            // Merges the primary keys of what sagas wait for.
+            _ => (ON_THEIR_WAY, "open.saga_id"),
         };
-        let mut query = Self { from, conditions: Vec::new(), values: Vec::new() };
+        let mut query = Self { from, id, conditions: Vec::new(), values: Vec::new() };
         query.add_conditions(definitions, filter);
         query
     }

@@ -1,6 +1,6 @@
 //! What a person can see of sagas and do to them: one implementation for the command line and for GraphQL.
 //!
-//! [`list`], [`find`] and [`history`] read; [`explain`] says it in plain words; [`take`] and [`Taken::carry_out`] act.
+//! [`list()`], [`find`] and [`history()`] read; [`explain()`] says it in plain words; [`take`] and [`Taken::carry_out`] act.
 //! An act takes the saga's lease like a runner does, so it never meets one in the middle of a transaction; it leaves
 //! an entry in the saga's history that names who did it. Acts join the caller's transaction, so that the caller can
 //! write what the act means for the subject into the same commit.
