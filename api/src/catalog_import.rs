@@ -8,15 +8,13 @@ use std::fmt;
 use std::io::Read;
 
 use csv::StringRecord;
-use domain::catalog::{Product, store};
-use domain::id::local_app;
+use domain::catalog::{Product, store, unknown_tax_category};
 use domain::money::{Currency, Money};
+use domain::pricing::store::find_tax_categories;
 use domain::stock::adjust::MAX_ON_HAND;
+use domain::stock::store::set_on_hand;
 use rust_decimal::Decimal;
-use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Statement, TransactionTrait,
-};
-use uuid::Uuid;
+use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
 
 /// The columns, in any order; each must be there.
 pub const COLUMNS: [&str; 7] =
@@ -224,8 +222,8 @@ fn column_of(field: &str) -> &str {
 /// Products that exist are replaced; the count on hand becomes the given one.
 ///
 /// # Errors
-/// [`ImportError::BadRows`] where fewer units would be on hand than are promised to orders, and
-/// [`ImportError::Database`]; nothing was written.
+/// [`ImportError::BadRows`] where fewer units would be on hand than are promised to orders or no tax rate has the
+/// category, and [`ImportError::Database`]; nothing was written.
 pub async fn write_rows(
     db: &DatabaseConnection,
     mut rows: Vec<Row>,
@@ -235,11 +233,15 @@ pub async fn write_rows(
     rows.sort_by(|left, right| left.product.sku.cmp(&right.product.sku));
     let tx = db.begin().await?;
     let mut bad = BadRows::default();
+    let known = find_tax_categories(&tx).await?;
+    for row in rows.iter().filter(|row| !known.contains(&row.product.tax_category)) {
+        bad.push(row.line, unknown_tax_category(&row.product.tax_category, &known).message);
+    }
     let mut written = 0;
     for chunk in rows.chunks(CHUNK_ROWS) {
         let products: Vec<Product> = chunk.iter().map(|row| row.product.clone()).collect();
         store::upsert_products(&tx, &products).await?;
-        set_on_hand(&tx, chunk, &mut bad).await?;
+        set_counts(&tx, chunk, &mut bad).await?;
         written += chunk.len();
         progress(written);
     }
@@ -248,58 +250,18 @@ pub async fn write_rows(
     Ok(())
 }
 
-/// Sets the counts of these rows and records what that changed. Rows that would take what is promised are told to
-/// `bad` and left alone.
-async fn set_on_hand(tx: &DatabaseTransaction, rows: &[Row], bad: &mut BadRows) -> Result<(), DbErr> {
-    let skus: Vec<String> = rows.iter().map(|row| row.product.sku.clone()).collect();
-    let locked = tx
-        .query_all_raw(statement(
-            "SELECT sku, on_hand, reserved FROM stock WHERE sku = ANY($1) ORDER BY sku FOR UPDATE",
-            [skus.into()],
-        ))
-        .await?;
-    let mut stock: HashMap<String, (i64, i64)> = HashMap::new();
-    for row in locked {
-        stock.insert(row.try_get("", "sku")?, (row.try_get("", "on_hand")?, row.try_get("", "reserved")?));
-    }
-
-    let (mut ids, mut skus, mut deltas, mut counts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+/// Sets the counts of these rows. Rows that would take what is promised are told to `bad` and left alone.
+async fn set_counts(tx: &DatabaseTransaction, rows: &[Row], bad: &mut BadRows) -> Result<(), DbErr> {
+    let counts: Vec<(String, i64)> = rows.iter().map(|row| (row.product.sku.clone(), row.on_hand)).collect();
+    let refused = set_on_hand(tx, counts, REASON).await?;
     for row in rows {
-        let (on_hand, reserved) = stock.get(&row.product.sku).copied().unwrap_or_default();
-        if row.on_hand < reserved {
-            bad.push(
-                row.line,
-                format!("on_hand {} is less than the {reserved} units promised to orders", row.on_hand),
-            );
-        } else if row.on_hand != on_hand {
-            ids.push(Uuid::now_v7());
-            skus.push(row.product.sku.clone());
-            deltas.push(row.on_hand - on_hand);
-            counts.push(row.on_hand);
+        if let Some(reserved) = refused.get(&row.product.sku) {
+            let message =
+                format!("on_hand {} is less than the {reserved} units promised to orders", row.on_hand);
+            bad.push(row.line, message);
         }
     }
-    if ids.is_empty() {
-        return Ok(());
-    }
-    tx.execute_raw(statement(
-        "UPDATE stock SET on_hand = input.on_hand, updated_at = now()
-         FROM unnest($1::text[], $2::bigint[]) AS input (sku, on_hand)
-         WHERE stock.sku = input.sku",
-        [skus.clone().into(), counts.clone().into()],
-    ))
-    .await?;
-    tx.execute_raw(statement(
-        "INSERT INTO stock_movements (id, sku, delta, on_hand_after, reason, app_id)
-         SELECT id, sku, delta, on_hand_after, $5, $6
-         FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[]) AS input (id, sku, delta, on_hand_after)",
-        [ids.into(), skus.into(), deltas.into(), counts.into(), REASON.into(), local_app().uuid().into()],
-    ))
-    .await
-    .map(drop)
-}
-
-fn statement<const N: usize>(sql: &str, values: [sea_orm::Value; N]) -> Statement {
-    Statement::from_sql_and_values(DbBackend::Postgres, sql, values)
+    Ok(())
 }
 
 #[cfg(test)]

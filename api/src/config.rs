@@ -405,6 +405,9 @@ impl ServeArgs {
             max_connections,
             acquire_timeout: Duration::from_millis(self.process.acquire_timeout_ms),
             statement_timeout: Some(Duration::from_millis(self.process.statement_timeout_ms)),
+            // A process that stands still in a transaction holds locks that others wait for, so that taking its work
+            // over means taking its locks as well.
+            idle_in_transaction_timeout: Duration::from_secs(self.runner.worker_lease_seconds),
         }
     }
 }

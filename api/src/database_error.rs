@@ -15,11 +15,12 @@ pub(crate) enum Trouble {
 
 /// Sorts a failure by its SQLSTATE (PostgreSQL documentation, appendix A) or, without one, by its kind.
 pub(crate) fn classify(error: &DbErr) -> Trouble {
+    // Whatever keeps us from a connection, a changed password included, keeps everybody from the database.
+    if matches!(error, DbErr::Conn(_) | DbErr::ConnectionAcquire(_)) {
+        return Trouble::Unavailable;
+    }
     let Some(error) = driver_error(error) else {
-        return match error {
-            DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => Trouble::Unavailable,
-            _ => Trouble::Other,
-        };
+        return Trouble::Other;
     };
     match error {
         SqlxError::Database(error) => by_sqlstate(error.code().as_deref().unwrap_or_default()),
@@ -55,9 +56,7 @@ fn by_sqlstate(code: &str) -> Trouble {
 
 fn driver_error(error: &DbErr) -> Option<&SqlxError> {
     match error {
-        DbErr::Conn(RuntimeErr::SqlxError(error))
-        | DbErr::Exec(RuntimeErr::SqlxError(error))
-        | DbErr::Query(RuntimeErr::SqlxError(error)) => Some(error),
+        DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => Some(error),
         _ => None,
     }
 }

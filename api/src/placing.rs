@@ -93,8 +93,18 @@ async fn place_forever(placer: Placer, mut waiting: mpsc::Receiver<Waiting>) {
         metrics::histogram!("oms_placing_batch_size").record(batch.len() as f64);
         let work = placer.clone().place_all(Batch::new(batch.drain(..)));
         // A task of its own, so that a panic costs this batch its answers and the next one nothing.
-        if let Err(error) = tokio::spawn(work).await {
-            error!(%error, "placing a batch panicked; its callers were told that it was broken off");
+        match tokio::spawn(work).await {
+            Ok(None) => {}
+            Ok(Some(error)) => {
+                // Whoever has waited behind a database that is away has waited long enough: the next try would wait as
+                // long again.
+                while let Ok(Waiting { answer, .. }) = waiting.try_recv() {
+                    let _ = answer.send(Err(PlacingError::Database(error.clone())));
+                }
+            }
+            Err(error) => {
+                error!(%error, "placing a batch panicked; its callers were told that it was broken off");
+            }
         }
     }
 }
@@ -133,9 +143,10 @@ struct Placer {
 }
 
 impl Placer {
-    /// Places every order of the batch that can be placed, and answers each caller.
-    async fn place_all(self, batch: Batch) {
-        let mut todo = vec![batch];
+    /// Places every order of the batch that can be placed, and answers each caller. Returns the failure of a database that
+    /// is away.
+    async fn place_all(self, batch: Batch) -> Option<DbErr> {
+        let (mut todo, mut away) = (vec![batch], None);
         while let Some(mut batch) = todo.pop() {
             if batch.orders.is_empty() {
                 continue;
@@ -151,11 +162,15 @@ impl Placer {
                     todo.extend([later, batch]);
                 }
                 Err(error) => {
+                    if classify(&error) == Trouble::Unavailable {
+                        away = Some(error.clone());
+                    }
                     let count = batch.orders.len();
                     batch.answer(std::iter::repeat_n(Err(PlacingError::Database(error)), count));
                 }
             }
         }
+        away
     }
 
     /// Repeats a transaction that lost a conflict. A lost answer to the commit is no conflict: nobody knows whether

@@ -43,12 +43,9 @@ pub(crate) fn cluster() -> &'static Cluster {
 
 impl Cluster {
     fn start() -> Self {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "a folder's name and no row's id: its first digits must differ"
-        )]
-        let random = Uuid::new_v4().simple().to_string();
-        let dir = std::env::temp_dir().join(format!("oms-tests-{}-{}", std::process::id(), &random[..8]));
+        // The last digits of a UUIDv7 are its random ones.
+        let random = Uuid::now_v7().simple().to_string();
+        let dir = std::env::temp_dir().join(format!("oms-tests-{}-{}", std::process::id(), &random[24..]));
         let mut embedded = EmbeddedOptions::ephemeral(&dir);
         embedded.max_connections = MAX_CONNECTIONS;
         let settings = [

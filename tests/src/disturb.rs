@@ -279,8 +279,8 @@ impl ExternalStep for Disturbed<dyn ExternalStep> {
 
     async fn call(&self, call: &Call) -> Outcome {
         // The key begins with the saga's id, unless a negative control has made it random.
-        let saga_id =
-            call.idempotency_key.split(':').next().and_then(|id| id.parse().ok()).unwrap_or_default();
+        let saga_id = call.idempotency_key.split_once(':').and_then(|(id, _)| id.parse().ok());
+        let saga_id = saga_id.unwrap_or_default();
         let fault = self.next_fault(saga_id);
         match fault {
             Some(Fault::Refusal) => return Outcome::Refused(refusal()),

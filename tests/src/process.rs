@@ -1,17 +1,18 @@
 //! A server in a process of its own, which can be killed.
 
+use std::io::Read;
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
-use std::process::Stdio;
+use std::process::{ExitCode, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 
 use crate::client::Client;
 use crate::database::TestDatabase;
 use crate::fail_points::KILL_AT;
-use crate::wait::within;
+use crate::wait::{eventually, within};
 
 /// Begins a command of `oms` on a test's database, with the fewest and quickest settings. `program` is the path of
 /// `oms-under-test`, which only the tests themselves know.
@@ -28,6 +29,28 @@ pub fn oms_command(program: &str, database: &TestDatabase, arguments: &[&str]) -
         .env("OMS_LOG", std::env::var("OMS_TEST_LOG").unwrap_or_else(|_| "off".to_owned()))
         .kill_on_drop(true);
     command
+}
+
+/// The variable that puts `oms` on a leash.
+const LEASH: &str = "OMS_LEASH";
+
+/// Whether a test has started this process as an `oms` on a leash.
+pub fn is_on_a_leash() -> bool {
+    std::env::var_os(LEASH).is_some()
+}
+
+/// Runs `oms` with this process's arguments and with fail points, and ends with the test that started it.
+pub fn run_oms_on_a_leash() -> ExitCode {
+    crate::fail_points::arm_from_environment();
+    if is_on_a_leash() {
+        std::thread::spawn(|| {
+            // The test holds the other end of our standard input. It closes with the test, even a killed one.
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            #[expect(clippy::disallowed_methods, reason = "what a killed test leaves must end at once")]
+            std::process::exit(1);
+        });
+    }
+    oms::cli::run()
 }
 
 /// A running `oms serve`.
@@ -56,7 +79,7 @@ impl OmsProcess {
             // A dead process's calls are taken over after a second.
             .env("OMS_RUNNER_WORKER_LEASE_SECONDS", "1")
             .env("OMS_RUNNER_POLL_INTERVAL_MS", "100")
-            .env("OMS_LEASH", "1")
+            .env(LEASH, "1")
             .envs(settings.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
@@ -90,6 +113,18 @@ impl OmsProcess {
         kill_process(id.expect("it has not been waited for"), signal).expect("it runs");
     }
 
+    /// Waits until it has stopped itself where it was told to.
+    pub async fn stopped(&self) {
+        let id = self.child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
+        let id = id.expect("it has not been waited for");
+        eventually("the process has come to its place", async || is_stopped(id).then_some(())).await;
+    }
+
+    /// Whether it runs, or stands still.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Kills it: kill -9.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("it runs");
@@ -111,4 +146,11 @@ impl OmsProcess {
         let status = within("the process has stopped", self.child.wait()).await.expect("it is our child");
         assert!(status.success(), "{status}");
     }
+}
+
+/// Whether a child of this process stands still.
+pub(crate) fn is_stopped(id: Pid) -> bool {
+    let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let status = waitid(WaitId::Pid(id), options).expect("it is our child");
+    status.is_some_and(|status| status.stopped())
 }

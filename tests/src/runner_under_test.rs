@@ -13,10 +13,9 @@
 use std::io::{BufRead, Write};
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, kill_process, waitid};
+use rustix::process::{Pid, Signal, kill_process};
 use saga::engine::{Definitions, Runner, RunnerSettings, Wakeups};
 use sea_orm::{DatabaseConnection, SqlxPostgresConnector};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -25,6 +24,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio_util::sync::CancellationToken;
 
 use crate::disturb::{Disturbance, Script, disturb};
+use crate::fail_points::{arm_from_environment, stop_at};
+use crate::process::is_stopped;
 use crate::subject::{SUBJECTS, Subject};
 use crate::wait::{eventually, within};
 
@@ -60,6 +61,7 @@ pub fn run_if_asked() -> Option<ExitCode> {
     {
         fail::cfg(fail_point, "return").expect("fail points are compiled in");
     }
+    arm_from_environment();
     let script = Arc::new(Script::default());
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
     let runner = runtime.block_on(async {
@@ -107,25 +109,6 @@ fn say(word: &str) {
     writeln!(out, "{word}").and_then(|()| out.flush()).expect("the test listens");
 }
 
-/// Stops the process when it comes to a place for the first time; an empty place is nowhere.
-fn stop_at(place: &str) {
-    fail::remove("crash_place");
-    if place.is_empty() {
-        return;
-    }
-    let is_armed = AtomicBool::new(true);
-    fail::cfg_callback("crash", move || {
-        if is_armed.swap(false, Ordering::SeqCst) {
-            kill_process(getpid(), Signal::STOP).expect("a process may stop itself");
-            // The signal stops every thread, this one as well, but not within this instruction.
-            #[expect(clippy::disallowed_methods, reason = "the thread is meant to stand still")]
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    })
-    .expect("fail points are compiled in");
-    fail::cfg("crash_place", &format!("return({place})")).expect("fail points are compiled in");
-}
-
 /// The test's side.
 #[derive(Debug)]
 pub struct RunnerUnderTest {
@@ -168,14 +151,7 @@ impl RunnerUnderTest {
 
     /// Waits until it has stopped where it was told to.
     pub async fn stopped(&self) {
-        eventually("the runner has come to its place", async || self.is_stopped().then_some(())).await;
-    }
-
-    /// Whether it stands still.
-    pub fn is_stopped(&self) -> bool {
-        let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        let status = waitid(WaitId::Pid(self.pid()), options).expect("it is our child");
-        status.is_some_and(|status| status.stopped())
+        eventually("the runner has come to its place", async || is_stopped(self.pid()).then_some(())).await;
     }
 
     /// Whether it has ended by itself.

@@ -39,8 +39,8 @@ const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that sat unused this long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// A transaction that its process forgot is ended by the server after this long; none of ours waits for anything.
-const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// A transaction that a subcommand forgot is ended by the server after this long; none of ours waits for anything.
+const COMMAND_IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why there is no database to work with.
 #[derive(Debug, thiserror::Error)]
@@ -80,12 +80,20 @@ pub struct PoolSettings {
     pub acquire_timeout: Duration,
     /// How long one statement may run; `None` for no limit, as for migrations and reports.
     pub statement_timeout: Option<Duration>,
+    /// How long a process may stand still in a transaction before the server ends that and gives its locks to others.
+    pub idle_in_transaction_timeout: Duration,
 }
 
 impl PoolSettings {
     /// A small pool for a subcommand: a statement may take as long as it needs.
     pub fn for_command(name: &'static str) -> Self {
-        Self { name, max_connections: 4, acquire_timeout: Duration::from_secs(30), statement_timeout: None }
+        Self {
+            name,
+            max_connections: 4,
+            acquire_timeout: Duration::from_secs(30),
+            statement_timeout: None,
+            idle_in_transaction_timeout: COMMAND_IDLE_IN_TRANSACTION_TIMEOUT,
+        }
     }
 }
 
@@ -216,7 +224,7 @@ impl Database {
     /// # Errors
     /// [`DatabaseError::Connect`].
     pub async fn connect(&self, settings: &PoolSettings) -> Result<DatabaseConnection, DatabaseError> {
-        let mut limits = vec![("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT)];
+        let mut limits = vec![("idle_in_transaction_session_timeout", settings.idle_in_transaction_timeout)];
         limits.extend(settings.statement_timeout.map(|limit| ("statement_timeout", limit)));
         let options = self
             .options

@@ -1,5 +1,7 @@
 //! What can be bought, and at which price.
 
+use std::collections::HashSet;
+
 use crate::input::{Violation, check_text};
 use crate::money::{Currency, Money};
 
@@ -28,6 +30,14 @@ pub struct Product {
     pub weight_grams: i32,
     /// Key into the tax rates, such as `standard`.
     pub tax_category: String,
+}
+
+/// Says that a product's tax category has no rate, and which ones have.
+pub fn unknown_tax_category(category: &str, known: &HashSet<String>) -> Violation {
+    let mut known: Vec<&str> = known.iter().map(String::as_str).collect();
+    known.sort_unstable();
+    let message = format!("no tax rate has the category {category:?}; known are {}", known.join(", "));
+    Violation::new(&["taxCategory"], message)
 }
 
 impl Product {

@@ -8,6 +8,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{Demand, ReservationStatus, Reserved, Shortage, allocate, entity};
+use crate::id::local_app;
 use crate::sql::statement;
 
 /// Returns the stock rows of these SKUs, in SKU order; unknown ones are missing.
@@ -112,6 +113,55 @@ pub async fn confirm_reservations(tx: &impl ConnectionTrait, order_ids: &[Uuid])
     ))
     .await
     .map(drop)
+}
+
+/// Sets how many units are on hand of each SKU, each named once, and records the movements. Returns the SKUs of which
+/// more units than that are promised, with their number; those are left alone.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn set_on_hand(
+    tx: &impl ConnectionTrait,
+    counts: Vec<(String, i64)>,
+    reason: &str,
+) -> Result<HashMap<String, i64>, DbErr> {
+    let skus = counts.iter().map(|(sku, _)| sku.clone()).collect();
+    let stock: HashMap<String, entity::Model> =
+        lock_stock(tx, skus).await?.into_iter().map(|row| (row.sku.clone(), row)).collect();
+    let mut refused = HashMap::new();
+    let (mut ids, mut skus, mut deltas, mut on_hand) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (sku, count) in counts {
+        match stock.get(&sku) {
+            Some(row) if count < row.reserved => {
+                refused.insert(sku, row.reserved);
+            }
+            Some(row) if count != row.on_hand => {
+                ids.push(Uuid::now_v7());
+                skus.push(sku);
+                deltas.push(count - row.on_hand);
+                on_hand.push(count);
+            }
+            _ => {}
+        }
+    }
+    if ids.is_empty() {
+        return Ok(refused);
+    }
+    tx.execute_raw(statement(
+        "UPDATE stock SET on_hand = input.on_hand, updated_at = now()
+         FROM unnest($1::text[], $2::bigint[]) AS input (sku, on_hand)
+         WHERE stock.sku = input.sku",
+        [skus.clone().into(), on_hand.clone().into()],
+    ))
+    .await?;
+    tx.execute_raw(statement(
+        "INSERT INTO stock_movements (id, sku, delta, on_hand_after, reason, app_id)
+         SELECT id, sku, delta, on_hand_after, $5, $6
+         FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[]) AS input (id, sku, delta, on_hand_after)",
+        [ids.into(), skus.into(), deltas.into(), on_hand.into(), reason.into(), local_app().uuid().into()],
+    ))
+    .await?;
+    Ok(refused)
 }
 
 /// Locks the stock rows in SKU order and returns them.

@@ -125,7 +125,7 @@ pub(super) async fn expire(
     limit: u64,
 ) -> Result<Advanced, BatchError> {
     let tx = db.begin().await.map_err(database("begin to expire calls"))?;
-    let taken = store::take_abandoned_calls(&tx, worker_lease, limit)
+    let taken = store::take_abandoned_calls(&tx, context.definitions, worker_lease, limit)
         .await
         .map_err(database("take abandoned calls"))?;
     if taken.is_empty() {

@@ -132,9 +132,12 @@ fn next_forward(definition: &Definition, mut cursor: Cursor, ended: Ended, now: 
             None => Next::End(SagaStatus::Succeeded),
         },
         // After the pivot there is no way back: what was refused is tried again, and a person is told.
-        Ended::Refused(_) if step.kind == StepKind::Retriable => {
-            retry(definition, Cursor { attempt: 0, generation: cursor.generation + 1, ..cursor }, None, true)
-        }
+        Ended::Refused(_) if step.kind == StepKind::Retriable => retry(
+            definition,
+            Cursor { attempt: 0, generation: cursor.generation + 1, in_doubt: false, ..cursor },
+            None,
+            true,
+        ),
         Ended::Refused(failure) => compensate(definition, cursor, failure, now),
         Ended::Unknown(_) => {
             cursor.in_doubt = true;
@@ -177,9 +180,12 @@ fn next_backward(definition: &Definition, mut cursor: Cursor, ended: Ended, now:
             Next::Step(Cursor::at(below, Direction::Backward, now))
         }
         // The key of a refused undo is spent: the next attempt takes a fresh one, and a person is told.
-        Ended::Refused(_) => {
-            retry(definition, Cursor { attempt: 0, generation: cursor.generation + 1, ..cursor }, None, true)
-        }
+        Ended::Refused(_) => retry(
+            definition,
+            Cursor { attempt: 0, generation: cursor.generation + 1, in_doubt: false, ..cursor },
+            None,
+            true,
+        ),
         Ended::Unknown(_) => {
             cursor.in_doubt = true;
             let stuck = cursor.attempt >= definition.retry(cursor.step).max_attempts;

@@ -11,6 +11,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement, Val
 use serde_json::Value as Json;
 use uuid::Uuid;
 
+use super::definition::Definitions;
 use super::guard::Guard;
 use super::status::{Direction, SagaStatus};
 
@@ -245,25 +246,31 @@ pub async fn find_open_epochs(
     rows.iter().map(|row| Ok((row.try_get("", "saga_id")?, row.try_get("", "epoch")?))).collect()
 }
 
-/// Ends up to `limit` open calls whose lease is over or whose worker is dead, and returns them.
+/// Ends up to `limit` open calls whose lease is over or whose worker is dead, and returns them. Calls of sagas that are
+/// not defined here are left to a process that can carry them on.
 ///
 /// # Errors
 /// Any error of the database.
 pub async fn take_abandoned_calls(
     tx: &impl ConnectionTrait,
+    definitions: &Definitions,
     worker_lease: Duration,
     limit: u64,
 ) -> Result<Vec<CallRow>, DbErr> {
+    let names = definitions.iter().map(|definition| definition.name.to_owned()).collect::<Vec<_>>();
+    let versions = definitions.iter().map(|definition| definition.version).collect::<Vec<_>>();
     // Served by saga_call_lease and saga_call_worker; a worker that left takes its row along.
     CallRow::find_by_statement(statement(
         "DELETE FROM saga_call WHERE saga_id IN (
              SELECT saga_id FROM saga_call
-             WHERE lease_expires_at < now()
-                OR NOT EXISTS (SELECT FROM worker WHERE worker.id = saga_call.worker_id
-                                  AND worker.heartbeat_at > now() - $1 * interval '1 millisecond')
+             WHERE (lease_expires_at < now()
+                    OR NOT EXISTS (SELECT FROM worker WHERE worker.id = saga_call.worker_id
+                                      AND worker.heartbeat_at > now() - $1 * interval '1 millisecond'))
+               AND EXISTS (SELECT FROM saga WHERE saga.id = saga_call.saga_id
+                              AND (saga.definition, saga.version) IN (SELECT * FROM unnest($3::text[], $4::integer[])))
              ORDER BY saga_id LIMIT $2 FOR UPDATE OF saga_call SKIP LOCKED)
          RETURNING saga_call.*",
-        [millis(worker_lease).into(), limit.into()],
+        [millis(worker_lease).into(), limit.into(), names.into(), versions.into()],
     ))
     .all(tx)
     .await

@@ -55,6 +55,10 @@ async fn one_bad_product_and_none_is_written() {
             json!({ "sku": "A", "name": "A", "price": { "amount": "1" }, "taxCategory": "\0" }),
             vec!["taxCategory"],
         ),
+        (
+            json!({ "sku": "A", "name": "A", "price": { "amount": "1" }, "taxCategory": "luxury" }),
+            vec!["taxCategory"],
+        ),
         (product("GOOD-1", "1"), vec!["sku"]),
     ];
     for (bad, path) in cases {

@@ -52,11 +52,5 @@ fn sequences(items: &[Value]) -> Vec<i64> {
 }
 
 /// What the books of a confirmed order read: every step once.
-const STORY_OF_SUCCESS: [&str; 6] = [
-    "OrderPlaced",
-    "StockReserved",
-    "OrderQuoted",
-    "PaymentAuthorized",
-    "PaymentCaptured",
-    "OrderConfirmed",
-];
+const STORY_OF_SUCCESS: [&str; 6] =
+    ["OrderPlaced", "StockReserved", "OrderQuoted", "PaymentAuthorized", "PaymentCaptured", "OrderConfirmed"];

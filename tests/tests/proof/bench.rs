@@ -1,6 +1,7 @@
 //! One saga under proof: its database, its subjects, and what must be true of them in the end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use oms_tests::disturb::{Disturbance, Script, disturb};
 use oms_tests::runner_under_test::quick_settings;
@@ -78,6 +79,11 @@ impl Bench {
         id
     }
 
+    /// Lets nothing go wrong any more.
+    pub(crate) fn forgive(&self) {
+        self.script.replace(Vec::new());
+    }
+
     /// Starts a runner in this process; `change` wraps the saga once more.
     pub(crate) async fn start_runner(&self, change: impl FnOnce(Definition) -> Definition) -> RunnerHere {
         let db = self.db.connect_runner().await;
@@ -96,6 +102,16 @@ impl Bench {
         if futures_util::FutureExt::catch_unwind(settled).await.is_err() {
             panic!("not settled:\n{}", self.describe_open().await);
         }
+    }
+
+    /// Waits until no saga is on its way, for no longer than this.
+    pub(crate) async fn settle_within(&self, longest: Duration) -> bool {
+        let settled = async {
+            while self.db.number("SELECT count(*) FROM saga WHERE finished_at IS NULL").await > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(longest, settled).await.is_ok()
     }
 
     /// Describes the subjects that are not settled.

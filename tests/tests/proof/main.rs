@@ -3,8 +3,13 @@
 //! The laws and the failure matrix are written once, for every saga that `oms_tests::subject` lists.
 
 mod bench;
+mod fencing;
+mod guards;
 mod laws;
 mod matrix;
+mod outages;
+mod poison;
+mod versions;
 
 /// The program that the tests start and kill.
 const OMS: &str = env!("CARGO_BIN_EXE_oms-under-test");

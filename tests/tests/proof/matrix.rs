@@ -302,7 +302,10 @@ impl Lane {
         let runner = self.bring_about(runner, &faults).await;
         self.bench.settled().await;
         self.runner = Some(runner);
-        let violations = self.bench.violations().await;
+        let mut violations = self.bench.violations().await;
+        if self.proxy.as_ref().is_some_and(|proxy| !proxy.has_lost()) {
+            violations.push("no commit's answer was lost".to_owned());
+        }
         // Each cell answers for its own subjects.
         self.bench.subjects.clear();
         violations

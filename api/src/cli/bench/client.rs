@@ -104,8 +104,7 @@ fn read_head(answer: &[u8]) -> anyhow::Result<Option<(u16, usize, usize)>> {
     }
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(body_start) =
-        response.parse(answer).context("the answer is not HTTP")?
+    let httparse::Status::Complete(body_start) = response.parse(answer).context("the answer is not HTTP")?
     else {
         return Ok(None);
     };

@@ -117,9 +117,11 @@ impl BenchDatabase {
 
     /// Returns the workers that are alive, for people.
     pub(super) async fn live_workers(&self) -> Result<Vec<String>, DbErr> {
-        let query = "SELECT name, (extract(epoch FROM now() - heartbeat_at) * 1000)::bigint AS silent_ms FROM worker
+        let query =
+            "SELECT name, (extract(epoch FROM now() - heartbeat_at) * 1000)::bigint AS silent_ms FROM worker
                      WHERE heartbeat_at > now() - make_interval(secs => $1)";
-        let found = LiveWorker::find_by_statement(statement(query, [f64::from(WORKER_SILENCE_SECONDS).into()]));
+        let found =
+            LiveWorker::find_by_statement(statement(query, [f64::from(WORKER_SILENCE_SECONDS).into()]));
         let workers = found.all(&self.db).await?;
         Ok(workers.iter().map(|worker| format!("{} ({} ms ago)", worker.name, worker.silent_ms)).collect())
     }
@@ -175,7 +177,8 @@ impl RunOrders {
     /// Counts the orders by status; failed ones by their reason too.
     pub(super) async fn count_by_state(&self, db: &DatabaseConnection) -> Result<Vec<(String, i64)>, DbErr> {
         // Served by orders_pkey, from the run's first id on.
-        let query = "SELECT status || coalesce(' ' || failure_code, '') AS state, count(*) AS count FROM orders
+        let query =
+            "SELECT status || coalesce(' ' || failure_code, '') AS state, count(*) AS count FROM orders
                      WHERE id >= $1 AND starts_with(idempotency_key, $2) GROUP BY 1 ORDER BY 1";
         let states = StateCount::find_by_statement(statement(query, self.values())).all(db).await?;
         Ok(states.into_iter().map(|row| (row.state, row.count)).collect())
@@ -195,7 +198,9 @@ impl RunOrders {
         loop {
             let states = self.count_by_state(db).await?;
             let pending = count_of(&states, "PENDING");
-            progress.set(u64::try_from(states.iter().map(|(_, count)| count).sum::<i64>() - pending).unwrap_or(0));
+            progress.set(
+                u64::try_from(states.iter().map(|(_, count)| count).sum::<i64>() - pending).unwrap_or(0),
+            );
             if pending == 0 {
                 return Ok(());
             }

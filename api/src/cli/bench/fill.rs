@@ -171,7 +171,8 @@ impl Filler {
     }
 
     async fn write_lines(&self, tx: &impl ConnectionTrait, chunk: &Chunk) -> anyhow::Result<()> {
-        let values = || [chunk.ids.clone().into(), chunk.first_skus.clone().into(), chunk.second_skus.clone().into()];
+        let values =
+            || [chunk.ids.clone().into(), chunk.first_skus.clone().into(), chunk.second_skus.clone().into()];
         let [ids, first, second] = values();
         tx.execute_raw(statement(
             "INSERT INTO order_lines (order_id, line_no, sku, name, quantity, unit_price_minor, weight_grams, tax_category)
@@ -299,9 +300,12 @@ impl Filler {
             "authorize_payment" => {
                 Request::Authorize { reference, amount_minor, currency, token: "tok_approve".to_owned() }
             }
-            "capture_payment" => {
-                Request::Capture { reference, authorization_id: "auth_$id".to_owned(), amount_minor, currency }
-            }
+            "capture_payment" => Request::Capture {
+                reference,
+                authorization_id: "auth_$id".to_owned(),
+                amount_minor,
+                currency,
+            },
             _ => return Ok(String::new()),
         };
         Ok(serde_json::to_string(&request)?)

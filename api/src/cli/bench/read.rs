@@ -55,8 +55,12 @@ async fn measure(
     output: Output,
 ) -> anyhow::Result<Report> {
     let environment = database.environment().await?;
-    let ids: Arc<[Uuid]> = fetch_ids(&database.db, args.among).await.context("cannot read the ids of orders")?.into();
-    ensure!(!ids.is_empty(), "there are no orders to read; place some with `oms bench place` or `oms bench fill`");
+    let ids: Arc<[Uuid]> =
+        fetch_ids(&database.db, args.among).await.context("cannot read the ids of orders")?.into();
+    ensure!(
+        !ids.is_empty(),
+        "there are no orders to read; place some with `oms bench place` or `oms bench fill`"
+    );
     let pace = args.load.pace(CONNECTIONS);
     let mut readers = Vec::new();
     for _ in 0..pace.concurrency {

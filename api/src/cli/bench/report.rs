@@ -209,7 +209,9 @@ impl Progress {
 
     fn shown(what: &'static str, len: Option<u64>) -> Self {
         let (bar, template) = match len {
-            Some(len) => (ProgressBar::new(len), "{msg:12} {bar:40} {human_pos}/{human_len}, {per_sec}, {eta} left"),
+            Some(len) => {
+                (ProgressBar::new(len), "{msg:12} {bar:40} {human_pos}/{human_len}, {per_sec}, {eta} left")
+            }
             None => (ProgressBar::new_spinner(), "{msg:12} {spinner} {human_pos} in {elapsed}, {per_sec}"),
         };
         let style = ProgressStyle::with_template(template).expect("the template is well formed");
@@ -241,7 +243,11 @@ mod tests {
         assert_eq!(latencies.percentiles(), None);
         (1..=1_000).for_each(|n| latencies.record(Duration::from_micros(n * 100)));
         let at = latencies.percentiles().expect("some");
-        assert!((at.p50_ms - 50.0).abs() < 0.1 && (at.p99_ms - 99.0).abs() < 0.1 && (at.max_ms - 100.0).abs() < 0.1);
+        assert!(
+            (at.p50_ms - 50.0).abs() < 0.1
+                && (at.p99_ms - 99.0).abs() < 0.1
+                && (at.max_ms - 100.0).abs() < 0.1
+        );
     }
 
     #[test]
@@ -254,7 +260,9 @@ mod tests {
         report.orders = vec![("CONFIRMED".to_owned(), 1)];
         report.more = vec![("viewers".to_owned(), 3.0)];
         let json = serde_json::to_value(&report).expect("JSON");
-        for name in ["rate", "p50_ms", "p99_ms", "p99_9_ms", "errors", "commits_per_order", "viewers", "fsync"] {
+        for name in
+            ["rate", "p50_ms", "p99_ms", "p99_9_ms", "errors", "commits_per_order", "viewers", "fsync"]
+        {
             assert!(!json[name].is_null(), "{name}: {json}");
         }
         assert_eq!((json["rate"].as_f64(), json["orders"]["CONFIRMED"].as_i64()), (Some(0.5), Some(1)));

@@ -116,7 +116,8 @@ async fn fill(
         let requests = chunk.clone().map(|n| shop.order(mark, n)).collect::<anyhow::Result<Vec<_>>>()?;
         let tx = db.begin().await?;
         let placed = place(&tx, &requests).await?;
-        let placed = placed.into_iter().map(|result| result.map(|placed| placed.order)).collect::<Result<Vec<_>, _>>();
+        let placed =
+            placed.into_iter().map(|result| result.map(|placed| placed.order)).collect::<Result<Vec<_>, _>>();
         let placed = placed.map_err(|refusals| anyhow::anyhow!("an order was refused: {refusals:?}"))?;
         place_order::start(&tx, &placed).await?;
         tx.commit().await?;
@@ -148,7 +149,8 @@ async fn time_runner(
     let (wakeups, stop) = (Wakeups::new(), CancellationToken::new());
     let link = wakeups.clone().link(db.get_postgres_connection_pool().clone(), stop.clone());
     let _link = AbortOnDropHandle::new(tokio::spawn(link));
-    let _count = AbortOnDropHandle::new(tokio::spawn(count_moves(wakeups.subscribe_changed(), progress.clone())));
+    let _count =
+        AbortOnDropHandle::new(tokio::spawn(count_moves(wakeups.subscribe_changed(), progress.clone())));
 
     let begin = Instant::now();
     let runner = Runner::start(db.clone(), definitions, wakeups, serve.runner_settings(), stop.clone());

@@ -57,7 +57,12 @@ impl Shop {
     }
 
     /// Fresh products for one run, with `stock` units in all.
-    pub(super) async fn scarce(db: &DatabaseConnection, mark: &str, skus: u32, stock: u64) -> anyhow::Result<Self> {
+    pub(super) async fn scarce(
+        db: &DatabaseConnection,
+        mark: &str,
+        skus: u32,
+        stock: u64,
+    ) -> anyhow::Result<Self> {
         let shop = Self { skus: (1..=skus).map(|n| format!("FLASH-{mark}-{n}")).collect() };
         let counts: Vec<(String, i64)> = shop
             .skus
@@ -139,7 +144,8 @@ impl PlaceBody {
 
 /// The address of every order.
 pub(super) fn address() -> Address {
-    let field = |name: &str| ADDRESS.iter().find(|(field, _)| *field == name).map(|(_, text)| (*text).to_owned());
+    let field =
+        |name: &str| ADDRESS.iter().find(|(field, _)| *field == name).map(|(_, text)| (*text).to_owned());
     Address {
         name: field("name").unwrap_or_default(),
         line1: field("line1").unwrap_or_default(),

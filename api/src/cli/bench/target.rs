@@ -68,9 +68,8 @@ impl Target {
         match tokio::time::timeout(PROBE_TIMEOUT, asked).await {
             Ok(Ok(true)) => Ok(()),
             Ok(Ok(false)) => bail!("{url} is not the GraphQL of `oms serve`"),
-            Ok(Err(error)) => {
-                Err(error.context(format!("no server at {url}; start one with `oms serve`, or name it with --url")))
-            }
+            Ok(Err(error)) => Err(error
+                .context(format!("no server at {url}; start one with `oms serve`, or name it with --url"))),
             Err(_) => bail!("{url} does not answer"),
         }
     }

@@ -15,8 +15,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// Characters of the longest title, so that what follows stands in a column.
 const TITLE_WIDTH: usize = 28;
 
-/// Characters of a line of steps in the table, which as a whole is about 100 wide.
-const STEPS_WIDTH: usize = 36;
+/// Characters of a line of steps in the table, which as a whole so fits into 80.
+const STEPS_WIDTH: usize = 24;
 
 /// The orders on their way.
 pub(super) struct Screen {
@@ -32,13 +32,17 @@ impl Screen {
             return Self { titles, lines: Vec::new() };
         }
         let all = MultiProgress::with_draw_target(ProgressDrawTarget::stdout());
-        let lines = titles.iter().map(|title| {
-            let line = all.add(ProgressBar::new_spinner().with_style(line_style("{spinner:.cyan}")));
-            line.set_prefix(format!("{title:<TITLE_WIDTH$}"));
+        let lines: Vec<ProgressBar> = titles
+            .iter()
+            .map(|title| {
+                let line = ProgressBar::new_spinner().with_style(line_style("{spinner:.cyan}"));
+                all.add(line.with_prefix(format!("{title:<TITLE_WIDTH$}")))
+            })
+            .collect();
+        for line in &lines {
             line.enable_steady_tick(TICK);
-            line
-        });
-        Self { lines: lines.collect(), titles }
+        }
+        Self { titles, lines }
     }
 
     /// Shows the newest event of an order.
@@ -89,12 +93,13 @@ pub(super) fn time_taken(updates: &[Update]) -> Duration {
 /// Draws what became of the orders.
 pub(super) fn table(runs: &[Run]) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(["order", "status", "total", "steps", "time"]);
+    table.load_style(presets::NOTHING).set_header(["ORDER", "STATUS", "TOTAL", "STEPS", "TIME"]);
     for Run { scenario, order, took } in runs {
-        let failure = order.failure.as_ref().map(|failure| format!("\n{}", failure.code)).unwrap_or_default();
+        let failure = order.failure.as_ref().map(|failure| failure.code.as_str()).unwrap_or_default();
+        // The last line, mostly empty, sets the rows apart.
         table.add_row([
-            Cell::new(format!("{}\n{}", scenario.title, order.id)),
-            Cell::new(format!("{}{failure}", order.status)),
+            Cell::new(format!("{}\n{}\n{failure}\n ", scenario.title, order.id)),
+            Cell::new(&order.status),
             Cell::new(total(order)).set_alignment(CellAlignment::Right),
             Cell::new(wrap(order.process.steps.iter().filter_map(describe), STEPS_WIDTH)),
             Cell::new(seconds(*took)).set_alignment(CellAlignment::Right),
@@ -106,11 +111,10 @@ pub(super) fn table(runs: &[Run]) -> String {
     table.trim_fmt()
 }
 
+/// The amount and its currency; nothing for an order that failed before it was quoted.
 fn total(order: &Order) -> String {
-    match &order.totals {
-        Some(totals) => format!("{} {}", totals.total.amount, totals.total.currency),
-        None => "not quoted".to_owned(),
-    }
+    let total = order.totals.as_ref().map(|totals| &totals.total);
+    total.map(|total| format!("{}\n{}", total.amount, total.currency)).unwrap_or_default()
 }
 
 /// Names a step that was tried, and what was unusual about it.
@@ -119,6 +123,7 @@ fn describe(step: &Step) -> Option<String> {
     match step.status.as_str() {
         "SKIPPED" | "WAITING" => None,
         "SUCCEEDED" => Some(format!("{}{repeated}", step.name)),
+        "COMPENSATED" => Some(format!("{}{repeated} undone", step.name)),
         status => Some(format!("{}{repeated} {}", step.name, status.to_lowercase())),
     }
 }
@@ -128,7 +133,7 @@ fn wrap(parts: impl Iterator<Item = String>, width: usize) -> String {
     let mut lines: Vec<String> = Vec::new();
     for part in parts {
         match lines.last_mut() {
-            Some(line) if line.len() + 2 + part.len() < width => *line = format!("{line}, {part}"),
+            Some(line) if line.len() + ", ,".len() + part.len() <= width => *line = format!("{line}, {part}"),
             _ => lines.push(part),
         }
     }
@@ -136,7 +141,7 @@ fn wrap(parts: impl Iterator<Item = String>, width: usize) -> String {
 }
 
 fn seconds(duration: Duration) -> String {
-    format!("{:.2} s", duration.as_secs_f64())
+    format!("{:.2}s", duration.as_secs_f64())
 }
 
 /// Tells what to paste next.

@@ -109,6 +109,7 @@ impl ActArgs {
         let fitting = sagas.iter().filter(fits).count();
         let done = act.kind().done();
         match sagas.len() {
+            0 => print_line("no saga matches")?,
             1 if fitting == 1 => print_line(format_args!("1 saga matches; it can be {done} now"))?,
             1 => print_line(format_args!("1 saga matches; it cannot be {done} now"))?,
             all => print_line(format_args!("{all} sagas match; {fitting} of them can be {done} now"))?,
@@ -131,7 +132,8 @@ impl ActArgs {
             io::stdin().is_terminal(),
             "standard input is no terminal to ask on; add --yes to go on, or --dry-run to see what would be done"
         );
-        write!(io::stderr(), "{} {}? [y/N] ", act.kind().as_str(), count(sagas)).context("cannot ask")?;
+        let (act, sagas) = (act.kind().as_str(), count(sagas));
+        write!(io::stderr(), "Go on and {act} {sagas}? [y/N] ").context("cannot ask")?;
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer).context("cannot read the answer")?;
         Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 
 use async_graphql::{Context, InputObject, Object, Result, SimpleObject};
-use domain::catalog::{self, MAX_PRODUCTS_PER_CALL, entity, store};
+use domain::catalog::{self, MAX_PRODUCTS_PER_CALL, entity, store, unknown_tax_category};
 use domain::input::Violation;
 use domain::money::Currency;
+use domain::pricing::store::find_tax_categories;
 use sea_orm::{DatabaseConnection, DbErr, TransactionTrait};
 
 use super::Product;
@@ -33,6 +34,11 @@ impl CatalogMutation {
             Ok(products) => products,
             Err(violations) => return Ok(UpsertProductsPayload::refused(violations)),
         };
+        let known = find_tax_categories(&services.db).await.or_report(ctx, "read the tax categories")?;
+        let untaxed = check_tax_categories(&products, &known);
+        if !untaxed.is_empty() {
+            return Ok(UpsertProductsPayload::refused(untaxed));
+        }
         let rows = upsert(&services.db, &products).await;
         let products = rows.and_then(|rows| rows.into_iter().map(Product::try_from).collect());
         let products = products.or_report(ctx, "write products")?;
@@ -100,6 +106,16 @@ fn check(inputs: &[ProductInput], store: Currency) -> Result<Vec<catalog::Produc
         }
     }
     if violations.is_empty() { Ok(products) } else { Err(violations) }
+}
+
+/// Refuses products that could never be sold, because no tax rate has their category.
+fn check_tax_categories(products: &[catalog::Product], known: &HashSet<String>) -> Vec<Violation> {
+    let untaxed = products.iter().enumerate().filter(|(_, product)| !known.contains(&product.tax_category));
+    untaxed
+        .map(|(index, product)| {
+            unknown_tax_category(&product.tax_category, known).within(&["products", &index.to_string()])
+        })
+        .collect()
 }
 
 impl ProductInput {

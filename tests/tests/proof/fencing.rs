@@ -1,0 +1,97 @@
+//! A process that stands still for longer than anybody waits for it, and then goes on as if nothing had happened.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use oms_tests::fail_points::STOP_AT;
+use oms_tests::{OmsProcess, TestDatabase, eventually, order};
+use rustix::process::Signal;
+use tokio::time::Instant;
+
+use crate::OMS;
+
+/// How long others may take to go on: the worker lease of a second, and two more.
+const TAKE_OVER: Duration = Duration::from_secs(3);
+
+/// Everything that is in the database, but the heartbeats and the evidence.
+async fn contents(db: &TestDatabase) -> BTreeMap<String, String> {
+    let tables =
+        "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'worker'";
+    let mut contents = BTreeMap::new();
+    for table in db.texts(tables).await {
+        let condition = if table == "saga_log" { "WHERE kind <> 'EVIDENCE'" } else { "" };
+        let rows = format!(
+            "SELECT coalesce(string_agg(t::text, ';' ORDER BY t::text), '') FROM {table} t {condition}"
+        );
+        let rows = db.texts(&rows).await.concat();
+        contents.insert(table, rows);
+    }
+    contents
+}
+
+/// Returns the value of a metric, zero where it has never been counted.
+async fn metric(process: &OmsProcess, name: &str) -> f64 {
+    let answer = process.client().get("/metrics").send().await.expect("the process answers");
+    let text = answer.text().await.expect("text");
+    let line =
+        text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zombie_s_write_changes_zero_rows_and_is_counted() {
+    let db = TestDatabase::create().await;
+    let zombie =
+        OmsProcess::start(OMS, &db, "all", &[(STOP_AT, "after_answer/capture_payment/forward")]).await;
+    let placed = zombie.client().place(order("zombie", [("SKU-1", 2)])).await;
+    zombie.stopped().await;
+    let begun = Instant::now();
+    let heir = OmsProcess::start(OMS, &db, "runner", &[]).await;
+    db.wait_until_settled().await;
+    assert!(begun.elapsed() < TAKE_OVER, "taken over after {:?}", begun.elapsed());
+    heir.stop().await;
+    let before = contents(&db).await;
+
+    zombie.signal(Signal::CONT);
+    eventually("the late answer is kept as evidence", async || {
+        let evidence = "SELECT count(*) FROM saga_log WHERE kind = 'EVIDENCE' AND step = 'capture_payment'";
+        (db.number(evidence).await == 1).then_some(())
+    })
+    .await;
+    eventually("it is counted", async || {
+        (metric(&zombie, "oms_stale_results_total").await == 1.0).then_some(())
+    })
+    .await;
+    assert_eq!(contents(&db).await, before);
+    assert_eq!(zombie.client().order(placed.id()).await["status"], "CONFIRMED");
+    zombie.stop().await;
+    db.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_stands_still_in_a_transaction_holds_up_nobody() {
+    let db = TestDatabase::create().await;
+    // It has the lock of the SKU's row, and a commit ahead of it.
+    let place = [(STOP_AT, "before_result_commit/reserve_stock/forward")];
+    let (zombie, heir) =
+        tokio::join!(OmsProcess::start(OMS, &db, "runner", &place), OmsProcess::start(OMS, &db, "api", &[]),);
+    let client = heir.client();
+    let first = client.place(order("held", [("SKU-4", 1)])).await;
+    zombie.stopped().await;
+    let begun = Instant::now();
+    let runner = OmsProcess::start(OMS, &db, "runner", &[]).await;
+    let second = client.place(order("held-up", [("SKU-4", 1)])).await;
+    for placed in [&first, &second] {
+        eventually("the order is confirmed", async || {
+            (client.order(placed.id()).await["status"] == "CONFIRMED").then_some(())
+        })
+        .await;
+    }
+    assert!(begun.elapsed() < TAKE_OVER, "held up for {:?}", begun.elapsed());
+    zombie.signal(Signal::CONT);
+    // What it goes on with was rolled back long ago.
+    zombie.stop().await;
+    assert_eq!(client.stock("SKU-4").await["reserved"], 2);
+    tokio::join!(heir.stop(), runner.stop());
+    db.close().await;
+}
