@@ -45,7 +45,8 @@ pub struct Running {
     /// In the order in which they stop: requests may wait for the runner, the runner waits for no request.
     parts: Vec<Part>,
     drain: Duration,
-    /// Tasks that hold nothing worth draining: wake-ups between processes, and the upkeep of the metrics.
+    /// Tasks that hold nothing worth draining: wake-ups between processes, the embedded server's life, the upkeep of
+    /// the metrics.
     helpers: Vec<AbortOnDropHandle<()>>,
     /// The last field, so that it is dropped after everything that uses it.
     database: Database,
@@ -90,6 +91,7 @@ pub async fn start(args: &ServeArgs) -> anyhow::Result<Running> {
     let link = wakeups.link(db.get_postgres_connection_pool().clone(), CancellationToken::new());
     let helpers = vec![
         AbortOnDropHandle::new(tokio::spawn(link)),
+        AbortOnDropHandle::new(tokio::spawn(database.keep_alive())),
         AbortOnDropHandle::new(tokio::spawn(telemetry::keep_metrics())),
     ];
     let drain = Duration::from_secs(args.process.drain_seconds);

@@ -28,7 +28,8 @@ pub fn start_log(args: &LogArgs, default_filter: &str) -> anyhow::Result<()> {
     let filter = args.filter.as_deref().filter(|filter| !filter.is_empty()).unwrap_or(default_filter);
     // A notice of Postgres ("relation exists, skipping") is no news; one asked for by name comes all the same.
     let quiet = "sqlx::postgres::notice=warn,sea_orm_migration=warn";
-    let filter = EnvFilter::try_new(format!("{quiet},{filter}"))
+    let directives = if filter == "off" { filter.to_owned() } else { format!("{quiet},{filter}") };
+    let filter = EnvFilter::try_new(directives)
         .with_context(|| format!("OMS_LOG is {filter:?}, which is not a filter such as info,saga=debug"))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match args.format {

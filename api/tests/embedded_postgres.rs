@@ -216,6 +216,21 @@ fn data_survives_when_program_and_server_are_killed() {
 }
 
 #[test]
+fn a_server_that_dies_under_a_running_serve_is_started_again() {
+    let scratch = Scratch::new();
+    let serve = scratch.serve();
+    let dead = scratch.postmaster();
+    kill_process(dead.expect("it runs"), Signal::KILL).expect("it runs");
+    let end = Instant::now() + Duration::from_secs(20);
+    // `verify` joins the server that is there, so it also shows that others find the new one.
+    while !scratch.run(&["verify"]).status.success() || scratch.postmaster() == dead {
+        assert!(Instant::now() < end, "the server did not come back");
+    }
+    stop(serve);
+    assert_eq!(scratch.postmaster(), None);
+}
+
+#[test]
 fn a_second_serve_says_so_in_one_line() {
     let scratch = Scratch::new();
     let first = scratch.serve();

@@ -6,7 +6,7 @@
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use oms::postgres::embedded::{EmbeddedOptions, EmbeddedServer, PORT, USER};
@@ -35,8 +35,8 @@ pub struct OwnPostgres {
     dir: PathBuf,
     options: EmbeddedOptions,
     server: Mutex<Option<EmbeddedServer>>,
-    /// Its end tells the shell that we are gone.
-    _lifeline: ChildStdin,
+    /// The shell, and our end of its standard input.
+    lifeline: (Child, ChildStdin),
 }
 
 impl OwnPostgres {
@@ -57,7 +57,7 @@ impl OwnPostgres {
                 [("synchronous_commit", "on"), ("shared_buffers", "64MB"), ("max_wal_size", "256MB")];
             options.settings.extend(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
             let server = EmbeddedServer::join(&options).expect("Postgres starts");
-            Self { dir, options, server: Mutex::new(Some(server)), _lifeline: lifeline }
+            Self { dir, options, server: Mutex::new(Some(server)), lifeline }
         })
         .await
     }
@@ -105,12 +105,25 @@ impl OwnPostgres {
         self.start_again().await;
     }
 
+    /// Stops it and removes its folder. Dropping it does so as well, a moment later.
+    pub async fn stop(self) {
+        blocking(move || {
+            let server = self.server().take().expect("it runs");
+            server.stop().expect("it stops");
+            let (mut guard, stdin) = self.lifeline;
+            guard.kill().and_then(|()| guard.wait()).expect("the shell is our child");
+            drop(stdin);
+            std::fs::remove_dir_all(&self.dir).expect("the folder is ours");
+        })
+        .await;
+    }
+
     fn server(&self) -> std::sync::MutexGuard<'_, Option<EmbeddedServer>> {
         self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn spawn_lifeline(dir: &std::path::Path) -> io::Result<ChildStdin> {
+fn spawn_lifeline(dir: &std::path::Path) -> io::Result<(Child, ChildStdin)> {
     let mut guard = Command::new("/bin/sh")
         .arg("-c")
         .arg(LIFELINE)
@@ -122,7 +135,8 @@ fn spawn_lifeline(dir: &std::path::Path) -> io::Result<ChildStdin> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    guard.stdin.take().ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+    let stdin = guard.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    Ok((guard, stdin))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

@@ -122,6 +122,7 @@ impl Claim {
 /// A running embedded server that this process uses, and stops if it is the last to leave.
 #[derive(Debug)]
 pub struct EmbeddedServer {
+    options: EmbeddedOptions,
     folder: Folder,
     pid: Pid,
     /// Present when this process started the server: it must also reap it.
@@ -169,7 +170,28 @@ impl EmbeddedServer {
                 (Pid::from_child(&child), Some(child))
             }
         };
-        Ok(Self { folder, pid, child, lifeline, users, owner, stopped: false })
+        Ok(Self { options: options.clone(), folder, pid, child, lifeline, users, owner, stopped: false })
+    }
+
+    /// Starts the server again if it has died without us, or uses the one that somebody else has started since.
+    /// Returns whether there was anything to do.
+    ///
+    /// # Errors
+    /// Those of a start.
+    pub fn revive(&mut self) -> Result<bool, EmbeddedError> {
+        if self.stopped || !self.is_gone() {
+            return Ok(false);
+        }
+        warn!(pid = self.pid(), "the embedded Postgres is gone; starting it again");
+        let _turn = self.folder.lock_turn()?;
+        (self.pid, self.child) = match postmaster::adopt(&self.folder)? {
+            Some(pid) => (pid, None),
+            None => {
+                let child = launch::start(&self.options, &self.folder)?;
+                (Pid::from_child(&child), Some(child))
+            }
+        };
+        Ok(true)
     }
 
     /// Leaves the server, and stops it if nobody else uses it.
@@ -180,7 +202,8 @@ impl EmbeddedServer {
         self.leave()
     }
 
-    fn leave(&mut self) -> Result<(), EmbeddedError> {
+    /// Does what [`stop`](Self::stop) does, once.
+    pub(super) fn leave(&mut self) -> Result<(), EmbeddedError> {
         if std::mem::replace(&mut self.stopped, true) {
             return Ok(());
         }
@@ -211,17 +234,20 @@ impl EmbeddedServer {
     fn wait_until_gone(&mut self, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
         while Instant::now() < end {
-            let gone = match &mut self.child {
-                // An error means that somebody else has reaped it.
-                Some(child) => !matches!(child.try_wait(), Ok(None)),
-                None => !postmaster::is_live_postgres(self.pid),
-            };
-            if gone {
+            if self.is_gone() {
                 return true;
             }
             thread::sleep(POLL_INTERVAL);
         }
         false
+    }
+
+    fn is_gone(&mut self) -> bool {
+        match &mut self.child {
+            // An error means that somebody else has reaped it.
+            Some(child) => !matches!(child.try_wait(), Ok(None)),
+            None => !postmaster::is_live_postgres(self.pid),
+        }
     }
 }
 

@@ -7,11 +7,13 @@
 //! Absent on purpose: migrations (`migration`), and any query on our own tables.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sea_orm::{DatabaseConnection, SqlxPostgresConnector};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
+use tracing::error;
 
 use self::data_dir::DataDir;
 use self::embedded::{Claim, EmbeddedError, EmbeddedOptions, EmbeddedServer};
@@ -35,6 +37,9 @@ const DATABASE_NAME: &str = "oms";
 
 /// How long a database that was given by URL may take to answer at all.
 const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a serving process looks whether its embedded server lives.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A connection that sat unused this long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -102,7 +107,8 @@ impl PoolSettings {
 pub struct Database {
     options: PgConnectOptions,
     url: String,
-    embedded: Option<EmbeddedServer>,
+    /// Shared with whoever keeps it alive.
+    embedded: Option<Arc<Mutex<EmbeddedServer>>>,
 }
 
 /// A database that `oms serve` has reserved for itself and not yet touched.
@@ -201,7 +207,24 @@ impl Database {
         let options = embedded_connect_options(server.socket_dir());
         create_database(&options, DATABASE_NAME).await?;
         let url = embedded_url(server.socket_dir(), DATABASE_NAME);
-        Ok(Self { options: options.database(DATABASE_NAME), url, embedded: Some(server) })
+        let embedded = Some(Arc::new(Mutex::new(server)));
+        Ok(Self { options: options.database(DATABASE_NAME), url, embedded })
+    }
+
+    /// Starts the embedded server again, whenever it dies without us; never ends. A given server is not ours to keep.
+    pub fn keep_alive(&self) -> impl Future<Output = ()> + Send + use<> {
+        let embedded = self.embedded.clone();
+        async move {
+            let Some(server) = embedded else { return std::future::pending().await };
+            loop {
+                tokio::time::sleep(KEEP_ALIVE_INTERVAL).await;
+                let server = server.clone();
+                if let Err(error) = blocking(move || lock(&server).revive()).await {
+                    let error: &dyn std::error::Error = &error;
+                    error!(error, "the embedded Postgres cannot be started again; trying again");
+                }
+            }
+        }
     }
 
     /// URL of the database, with its password if it has one.
@@ -247,7 +270,7 @@ impl Database {
     /// [`DatabaseError::Embedded`]; the server then runs on, and the next start adopts it.
     pub async fn close(self) -> Result<(), DatabaseError> {
         match self.embedded {
-            Some(server) => blocking(move || server.stop()).await,
+            Some(server) => blocking(move || lock(&server).leave()).await,
             None => Ok(()),
         }
     }
@@ -258,6 +281,11 @@ impl Database {
             None => format!("{}:{}", self.options.get_host(), self.options.get_port()),
         }
     }
+}
+
+fn lock(server: &Mutex<EmbeddedServer>) -> MutexGuard<'_, EmbeddedServer> {
+    // Each operation looks at the server anew, so one that panicked leaves nothing to be afraid of.
+    server.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Makes the database when the cluster that `options` lead to has none of that name.

@@ -33,6 +33,9 @@ const PROCESSES: usize = 3;
 /// How long everything may take to settle once nothing goes wrong any more: the slowest retry, and a busy machine.
 const SETTLE_WITHIN: Duration = Duration::from_secs(120);
 
+/// How often a line is written where there is no terminal for a bar.
+const LINE_INTERVAL: Duration = Duration::from_secs(30);
+
 /// What the processes are told: short times, so that two minutes hold many of them.
 const SETTINGS: [(&str, &str); 5] = [
     ("OMS_GATEWAY_TIMEOUT_MS", "1000"),
@@ -164,6 +167,7 @@ async fn run(args: &Args) -> Vec<String> {
         process.stop().await;
     }
     site.db.discard().await;
+    site.postgres.into_inner().stop().await;
     report(&site.faults, &violations, seed);
     violations
 }
@@ -262,17 +266,23 @@ impl Site {
         let style = ProgressStyle::with_template("{elapsed_precise} {bar:40} {pos}/{len} s  {msg}");
         bar.set_style(style.expect("the template is well formed"));
         let begun = Instant::now();
+        let mut next_line = LINE_INTERVAL;
         while begun.elapsed() < length {
             bar.set_position(begun.elapsed().as_secs());
             let faults = &self.faults;
             let postgres = Faults::count(&faults.restarts) + Faults::count(&faults.postmaster_kills);
-            bar.set_message(format!(
+            let message = format!(
                 "{} orders, {} kills, {} stops, {postgres} crashes of Postgres, {} wrong",
                 load.look(|told| told.acknowledged.len()),
                 Faults::count(&faults.kills),
                 Faults::count(&faults.stops),
                 load.look(|told| told.wrong.len()),
-            ));
+            );
+            if bar.is_hidden() && begun.elapsed() >= next_line {
+                say(&format!("{} s: {message}", begun.elapsed().as_secs()));
+                next_line += LINE_INTERVAL;
+            }
+            bar.set_message(message);
             sleep(Duration::from_millis(250).min(length)).await;
         }
         bar.finish();

@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use oms_tests::disturb::{Disturbance, Fault};
 use oms_tests::fail_points::STOP_AT;
+use oms_tests::runner_under_test::{RunnerUnderTest, WORKER_LEASE_MS};
 use oms_tests::{OmsProcess, TestDatabase, eventually, order};
 use rustix::process::Signal;
+use saga::engine::Direction;
 use tokio::time::Instant;
 
 use crate::OMS;
+use crate::bench::{Bench, End};
 
 /// How long others may take to go on: the worker lease of a second, and two more.
 const TAKE_OVER: Duration = Duration::from_secs(3);
@@ -66,6 +70,46 @@ async fn a_zombie_s_write_changes_zero_rows_and_is_counted() {
     assert_eq!(zombie.client().order(placed.id()).await["status"], "CONFIRMED");
     zombie.stop().await;
     db.close().await;
+}
+
+/// A runner stands still with a call that it is about to make. Another one takes it over, fails, and undoes everything.
+/// Then the first one makes its call.
+async fn a_slow_call_comes_after_its_undo(step: &str, fault: Disturbance) {
+    for mut bench in Bench::for_every_saga().await {
+        let mut slow =
+            RunnerUnderTest::start(OMS, &bench.db.url(), bench.name, &[(WORKER_LEASE_MS, "600000")]).await;
+        slow.arm(&format!("before_send/{step}/forward"), &[]).await;
+        bench.begin(End::Unwound, std::slice::from_ref(&fault)).await;
+        slow.stopped().await;
+        let mut heir = RunnerUnderTest::start(OMS, &bench.db.url(), bench.name, &[]).await;
+        heir.arm("", std::slice::from_ref(&fault)).await;
+        bench.settled().await;
+        heir.kill().await;
+
+        slow.signal(Signal::CONT);
+        eventually("the late call has been answered", async || {
+            let evidence =
+                format!("SELECT count(*) FROM saga_log WHERE kind = 'EVIDENCE' AND step = '{step}'");
+            (bench.db.number(&evidence).await == 1).then_some(())
+        })
+        .await;
+        slow.kill().await;
+        let refused = "SELECT outcome FROM saga_log WHERE kind = 'EVIDENCE'";
+        assert_eq!(bench.db.texts(refused).await, ["REFUSED"]);
+        bench.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_is_not_overtaken_by_its_slow_authorization() {
+    let silence = Disturbance::once("authorize_payment", Direction::Forward, Fault::ServerError).times(1_000);
+    a_slow_call_comes_after_its_undo("authorize_payment", silence).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_is_not_overtaken_by_a_slow_capture() {
+    let refusal = Disturbance::once("capture_payment", Direction::Forward, Fault::Refusal);
+    a_slow_call_comes_after_its_undo("capture_payment", refusal).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

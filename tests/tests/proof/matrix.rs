@@ -245,7 +245,13 @@ async fn strike(fault: ProcessFault, direction: Direction) {
         let table = lane.run(direction).await;
         let way = direction.as_str().to_lowercase();
         table.close(&format!("{name}-{}-{way}", fault.name().replace([' ', '\''], "-")));
+        if let Some(runner) = lane.runner {
+            runner.kill().await;
+        }
         lane.bench.close().await;
+        if let Some(postgres) = lane.postgres {
+            postgres.stop().await;
+        }
     }
 }
 

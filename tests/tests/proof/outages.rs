@@ -134,6 +134,7 @@ async fn crash_and_come_back(how: Crash, away: Duration) {
     postgres.restart(how).await;
     site.assert_resumed("second").await;
     site.close().await;
+    postgres.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -95,20 +95,21 @@ pub(super) fn table(runs: &[Run]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(["ORDER", "STATUS", "TOTAL", "STEPS", "TIME"]);
     for Run { scenario, order, took } in runs {
-        let failure = order.failure.as_ref().map(|failure| failure.code.as_str()).unwrap_or_default();
-        // The last line, mostly empty, sets the rows apart.
+        let failure = order.failure.as_ref().map(|failure| format!("\n{}", failure.code)).unwrap_or_default();
+        let steps = wrap(order.process.steps.iter().filter_map(describe), STEPS_WIDTH);
+        // An empty last line sets the rows apart, whichever cell is the tallest.
         table.add_row([
-            Cell::new(format!("{}\n{}\n{failure}\n ", scenario.title, order.id)),
+            Cell::new(format!("{}\n{}{failure}\n ", scenario.title, order.id)),
             Cell::new(&order.status),
             Cell::new(total(order)).set_alignment(CellAlignment::Right),
-            Cell::new(wrap(order.process.steps.iter().filter_map(describe), STEPS_WIDTH)),
+            Cell::new(format!("{steps}\n ")),
             Cell::new(seconds(*took)).set_alignment(CellAlignment::Right),
         ]);
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 1));
     }
-    table.trim_fmt()
+    table.trim_fmt().trim_end().to_owned()
 }
 
 /// The amount and its currency; nothing for an order that failed before it was quoted.
