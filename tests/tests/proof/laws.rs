@@ -83,6 +83,19 @@ async fn every_failure_unwinds_with_every_undo_repeated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_in_trouble_fails_nobody() {
+    for mut bench in Bench::for_every_saga().await {
+        for step in bench.definition().steps {
+            if matches!(step.forward, Action::Local(_)) {
+                let cut = Disturbance::once(step.name, Direction::Forward, Fault::ConnectionCut);
+                bench.begin(End::Succeeded, &[cut.times(step.retry.max_attempts * 3)]).await;
+            }
+        }
+        bench.prove(|saga| saga).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_crash_after_every_write_of_a_success_resumes() {
     for bench in Bench::for_every_saga().await {
         crash_after_every_write(bench, End::Succeeded).await;

@@ -273,17 +273,7 @@ impl Lane {
                 if self.fault == ProcessFault::CommitAnswerLost && !point.is_before_commit() {
                     continue;
                 }
-                let begun = std::time::Instant::now();
                 let violations = self.run_cell(&definition, place, point).await;
-                eprintln!(
-                    "{} {} {} {}: {} violations, {} ms",
-                    place.step,
-                    place.way(),
-                    point.name(),
-                    self.fault.name(),
-                    violations.len(),
-                    begun.elapsed().as_millis()
-                );
                 table.add(place, point.name(), self.fault.name(), SUBJECTS_PER_CELL, violations);
             }
         }
