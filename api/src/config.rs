@@ -386,9 +386,10 @@ impl ServeArgs {
 
     /// The pool of the runner, apart from the API's, so that neither can starve the other.
     pub fn runner_pool(&self) -> PoolSettings {
-        // A runner waits: it has nothing better to do, and giving up would only make it ask again.
+        // A runner has nothing better to do than wait. But the longer a pool may wait, the longer it pauses between two
+        // tries of a server that is away: up to a fifth of the time, and work is to go on within 5 s of its return.
         PoolSettings {
-            acquire_timeout: Duration::from_secs(30),
+            acquire_timeout: Duration::from_secs(5),
             ..self.pool("oms runner", self.runner.pool_size())
         }
     }

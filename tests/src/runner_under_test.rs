@@ -67,7 +67,7 @@ pub fn run_if_asked() -> Option<ExitCode> {
     let runner = runtime.block_on(async {
         let url = std::env::var("DATABASE_URL").expect("a database");
         let options: PgConnectOptions = url.parse().expect("a URL");
-        let pool = PgPoolOptions::new().max_connections(8).acquire_timeout(Duration::from_secs(30));
+        let pool = PgPoolOptions::new().max_connections(8).acquire_timeout(Duration::from_secs(5));
         let pool = pool.connect_with(options.application_name(APPLICATION_NAME)).await.expect("it answers");
         let mut settings = quick_settings();
         if let Ok(lease) = std::env::var(WORKER_LEASE_MS) {
