@@ -28,9 +28,9 @@ pub async fn append(tx: &impl ConnectionTrait, mut events: Vec<(Uuid, OrderEvent
     let count = events.len() as u64;
     events.sort_unstable_by_key(|(order_id, _)| *order_id);
     let changes: Changes = events.into_iter().collect();
-    let values = changes.into_values();
-    let result = tx.execute_raw(statement(APPEND, values.clone())).await?;
-    if result.rows_affected() == count || count_true(tx, values).await? == Some(count.cast_signed()) {
+    let decided = changes.decided();
+    let result = tx.execute_raw(statement(APPEND, changes.into_values())).await?;
+    if result.rows_affected() == count || count_true(tx, decided).await? == Some(count.cast_signed()) {
         Ok(())
     } else {
         Err(DbErr::RecordNotUpdated)
@@ -38,15 +38,16 @@ pub async fn append(tx: &impl ConnectionTrait, mut events: Vec<(Uuid, OrderEvent
 }
 
 /// Counts the events that end an order or quote it, and are so already.
-async fn count_true(tx: &impl ConnectionTrait, values: [Value; 9]) -> Result<Option<i64>, DbErr> {
+async fn count_true(tx: &impl ConnectionTrait, decided: Decided) -> Result<Option<i64>, DbErr> {
+    let (order_ids, statuses, shipping_minor, tax_minor) = decided;
+    let values = [order_ids.into(), statuses.into(), shipping_minor.into(), tax_minor.into()];
     let row = tx.query_one_raw(statement(COUNT_TRUE, values)).await?;
     row.map(|row| row.try_get("", "count")).transpose()
 }
 
 const COUNT_TRUE: &str = "
 SELECT count(*) AS count
-FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::text[], $9::text[])
-    AS input (order_id, type, data, status, payment_status, shipping_minor, tax_minor, failure_code, failure_message)
+FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[]) AS input (order_id, status, shipping_minor, tax_minor)
 JOIN orders ON orders.id = input.order_id
 WHERE orders.status = input.status
    OR (orders.shipping_minor, orders.tax_minor) = (input.shipping_minor, input.tax_minor)";
@@ -103,7 +104,14 @@ impl FromIterator<(Uuid, OrderEvent)> for Changes {
     }
 }
 
+/// Orders, and what their events decide: status, shipping, tax.
+type Decided = (Vec<Uuid>, Vec<String>, Vec<i64>, Vec<i64>);
+
 impl Changes {
+    fn decided(&self) -> Decided {
+        (self.order_ids.clone(), self.statuses.clone(), self.shipping_minor.clone(), self.tax_minor.clone())
+    }
+
     fn push(&mut self, order_id: Uuid, event: OrderEvent) {
         use sea_orm::ActiveEnum;
         self.order_ids.push(order_id);
