@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::event_feed::EventFeed;
-use crate::graphql;
+use crate::graphql::Executor;
 use crate::placing::Placing;
 
 /// What is particular to this shop.
@@ -42,11 +42,14 @@ pub struct Services {
     pub settings: AppSettings,
 }
 
-/// The running application. Cheap to clone.
-#[derive(Clone)]
-pub struct App {
-    services: Services,
-    schema: graphql::Schema,
+/// The running application. Cheap to clone, as it is for each request.
+#[derive(Debug, Clone)]
+pub struct App(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    db: DatabaseConnection,
+    graphql: Executor,
     shutdown: CancellationToken,
     sockets: TaskTracker,
 }
@@ -65,41 +68,35 @@ impl App {
     ) -> Self {
         let event_feed = EventFeed::start(db.clone(), &wakeups, shutdown.clone());
         let placing = Placing::start(db.clone(), wakeups.clone());
-        let services = Services { db, placing, event_feed, definitions, wakeups, settings };
-        let schema = graphql::schema(services.clone());
-        Self { services, schema, shutdown, sockets: TaskTracker::new() }
+        let services = Services { db: db.clone(), placing, event_feed, definitions, wakeups, settings };
+        let graphql = Executor::start(services);
+        Self(Arc::new(Parts { db, graphql, shutdown, sockets: TaskTracker::new() }))
     }
 
     /// The pool.
     pub fn db(&self) -> &DatabaseConnection {
-        &self.services.db
+        &self.0.db
     }
 
-    /// The GraphQL schema.
-    pub fn schema(&self) -> &graphql::Schema {
-        &self.schema
+    /// Executes GraphQL requests.
+    pub fn graphql(&self) -> &Executor {
+        &self.0.graphql
     }
 
     /// Fires when the process is asked to stop.
     pub fn shutdown(&self) -> &CancellationToken {
-        &self.shutdown
+        &self.0.shutdown
     }
 
     /// Counts the open WebSockets, which live outside the HTTP server's own count.
     pub(crate) fn sockets(&self) -> &TaskTracker {
-        &self.sockets
+        &self.0.sockets
     }
 
     /// Waits until every WebSocket has said goodbye. They start to when `shutdown` fires; the HTTP server does not
     /// wait for them, so that the process does.
     pub async fn wait_for_sockets(&self) {
-        self.sockets.close();
-        self.sockets.wait().await;
-    }
-}
-
-impl std::fmt::Debug for App {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("App").field("services", &self.services).finish_non_exhaustive()
+        self.0.sockets.close();
+        self.0.sockets.wait().await;
     }
 }

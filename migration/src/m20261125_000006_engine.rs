@@ -30,7 +30,7 @@ CREATE TABLE saga (
     finished_at timestamptz,
     CONSTRAINT saga_status CHECK (status IN ('RUNNING', 'COMPENSATING', 'HELD', 'SUCCEEDED', 'COMPENSATED')),
     CONSTRAINT saga_direction CHECK (direction IN ('FORWARD', 'BACKWARD'))
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 35);  -- as orders
 
 -- Sagas that a person should look at, among them every held one. The column stays null for all others, so that their
 -- updates stay heap-only.

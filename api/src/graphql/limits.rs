@@ -5,41 +5,19 @@
 //! and multiplying takes no longer than reading the query.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
-use async_graphql::extensions::{Extension, ExtensionContext, ExtensionFactory, NextPrepareRequest};
 use async_graphql::parser::types::{ExecutableDocument, Selection, SelectionSet};
-use async_graphql::{Request, ServerError, ServerResult};
+use async_graphql::{ServerError, ServerResult};
 
 /// The most fields of a query once its fragments are put in their places. The standard introspection query has about
 /// 150.
 const MAX_FIELDS: usize = 3_000;
 
-/// The extension that counts.
-pub(super) struct ExpandedFields;
-
-impl ExtensionFactory for ExpandedFields {
-    fn create(&self) -> Arc<dyn Extension> {
-        Arc::new(Self)
-    }
-}
-
-#[async_trait::async_trait]
-impl Extension for ExpandedFields {
-    async fn prepare_request(
-        &self,
-        ctx: &ExtensionContext<'_>,
-        request: Request,
-        next: NextPrepareRequest<'_>,
-    ) -> ServerResult<Request> {
-        let mut request = next.run(ctx, request).await?;
-        // Parsed once: the request keeps the document.
-        check(request.parsed_query()?)?;
-        Ok(request)
-    }
-}
-
-fn check(document: &ExecutableDocument) -> ServerResult<()> {
+/// Counts the fields of a document.
+///
+/// # Errors
+/// There are too many, or a fragment contains itself.
+pub(super) fn check(document: &ExecutableDocument) -> ServerResult<()> {
     let mut counter = Counter { document, of_fragments: HashMap::new() };
     let mut fields = 0_usize;
     for (_, operation) in document.operations.iter() {

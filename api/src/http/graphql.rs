@@ -152,7 +152,7 @@ fn parse_body(body: &[u8]) -> Result<Request, String> {
 }
 
 async fn execute(app: &App, request: Request, headers: &HeaderMap) -> Response {
-    let mut response = app.schema().execute(request).await;
+    let mut response = app.graphql().execute(request).await;
     bound_errors(&mut response.errors);
     let prefers_graphql = accepts(headers, "application/graphql-response+json");
     let is_request_error = is_request_error(&response);

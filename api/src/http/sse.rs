@@ -20,7 +20,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
 /// Executes the request and answers with its events.
 pub(super) fn respond(app: &App, request: Request) -> Response {
-    let events = until_failure(app.schema().execute_stream(request))
+    let events = until_failure(app.graphql().execute_stream(request))
         .map(|response| Event::default().event("next").json_data(response).unwrap_or_default())
         .chain(stream::once(async { Event::default().event("complete").data("") }))
         .map(Ok::<_, Infallible>)

@@ -22,7 +22,7 @@ use tracing::debug;
 
 use super::graphql::{Refused, has_no_data};
 use crate::app::App;
-use crate::graphql::Schema;
+use crate::graphql::Executor;
 use crate::graphql::error::RequestId;
 
 const PROTOCOL: &str = "graphql-transport-ws";
@@ -61,7 +61,7 @@ pub(super) fn upgrade(
     upgrade.on_upgrade(move |socket| {
         let session = Session {
             socket,
-            schema: app.schema().clone(),
+            graphql: app.graphql().clone(),
             request_id,
             operations: StreamMap::new(),
             is_introduced: false,
@@ -124,7 +124,7 @@ type Operation = Pin<Box<dyn Stream<Item = Option<Response>> + Send>>;
 
 struct Session {
     socket: WebSocket,
-    schema: Schema,
+    graphql: Executor,
     request_id: RequestId,
     operations: StreamMap<String, Operation>,
     is_introduced: bool,
@@ -228,7 +228,7 @@ impl Session {
             let errors = [ServerError::new(message, None)];
             return self.send(&ServerMessage::Error { id: &id, payload: &errors }).await;
         }
-        let answers = self.schema.execute_stream(request.data(self.request_id.clone()));
+        let answers = self.graphql.execute_stream(request.data(self.request_id.clone()));
         self.operations.insert(id, answers.map(Some).chain(stream::once(async { None })).boxed());
         Ok(())
     }

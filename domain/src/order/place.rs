@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
+use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::event::OrderEvent;
-use super::{Address, MAX_LINES, MAX_QUANTITY, entity};
+use super::{Address, FulfillmentStatus, MAX_LINES, MAX_QUANTITY, OrderStatus, PaymentStatus, entity};
 use crate::catalog::{self, MAX_SKU_CHARS};
 use crate::id::AppId;
 use crate::input::{Violation, check_text};
@@ -326,28 +327,68 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn to_row(&self) -> serde_json::Value {
+    /// The row as it is once inserted, with the defaults of the table.
+    fn to_order(&self, inserted: &Inserted) -> entity::Model {
         let input = &self.request.input;
-        let fingerprint: String = self.request.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect();
-        serde_json::json!({
-            "id": self.id,
-            "app_id": self.request.app_id.uuid(),
-            "idempotency_key": input.idempotency_key,
-            "input_fingerprint": format!("\\x{fingerprint}"),
-            "currency": self.currency,
-            "items_minor": self.items_minor,
-            "expected_total_minor": input.expected_total.map(|total| total.minor),
-            "email": input.email,
-            "shipping_address": input.shipping_address,
-            "shipping_method": input.shipping_method.as_deref().unwrap_or(DEFAULT_SHIPPING_METHOD),
-            "shipping_country": input.shipping_address.as_ref().map(|address| &address.country),
-            "payment_token": input.payment_token.as_deref().unwrap_or(DEFAULT_PAYMENT_TOKEN),
-            "external_reference": input.external_reference,
-        })
+        entity::Model {
+            id: self.id,
+            number: inserted.number,
+            app_id: self.request.app_id.uuid(),
+            idempotency_key: input.idempotency_key.clone(),
+            input_fingerprint: self.request.fingerprint.clone(),
+            status: OrderStatus::Pending,
+            payment_status: PaymentStatus::Unpaid,
+            fulfillment_status: FulfillmentStatus::Unfulfilled,
+            sequence: 1,
+            currency: self.currency.code().to_owned(),
+            items_minor: self.items_minor,
+            shipping_minor: None,
+            tax_minor: None,
+            total_minor: None,
+            expected_total_minor: input.expected_total.map(|total| total.minor),
+            email: input.email.clone(),
+            shipping_address: input.shipping_address.as_ref().map(|address| serde_json::json!(address)),
+            shipping_method: self.shipping_method().to_owned(),
+            shipping_country: input.shipping_address.as_ref().map(|address| address.country.clone()),
+            payment_token: self.payment_token().to_owned(),
+            external_reference: input.external_reference.clone(),
+            failure_code: None,
+            failure_message: None,
+            created_at: inserted.created_at,
+            updated_at: inserted.created_at,
+            confirmed_at: None,
+            failed_at: None,
+        }
+    }
+
+    fn shipping_method(&self) -> &str {
+        self.request.input.shipping_method.as_deref().unwrap_or(DEFAULT_SHIPPING_METHOD)
+    }
+
+    fn payment_token(&self) -> &str {
+        self.request.input.payment_token.as_deref().unwrap_or(DEFAULT_PAYMENT_TOKEN)
     }
 }
 
+/// What the database adds to an order.
+#[derive(FromQueryResult)]
+struct Inserted {
+    id: Uuid,
+    number: i64,
+    created_at: DateTime<Utc>,
+}
+
+fn column<'a, T: 'a, V>(rows: impl IntoIterator<Item = &'a T>, value: impl Fn(&'a T) -> V) -> sea_orm::Value
+where
+    Vec<V>: Into<sea_orm::Value>,
+{
+    rows.into_iter().map(value).collect::<Vec<V>>().into()
+}
+
 /// Inserts the orders whose key is free, and returns their rows by id. Sorts the drafts by key.
+///
+/// A text that is missing goes as an empty one, which no input may hold, and a missing total as -1: arrays of nullable
+/// values do not exist here.
 async fn insert_orders(
     tx: &impl ConnectionTrait,
     drafts: &mut [(usize, Draft<'_>)],
@@ -357,22 +398,56 @@ async fn insert_orders(
     }
     // A stable sort: of two requests with one key the earlier is inserted.
     drafts.sort_by(|(_, left), (_, right)| left.request.key().cmp(&right.request.key()));
-    let rows: Vec<serde_json::Value> = drafts.iter().map(|(_, draft)| draft.to_row()).collect();
-    let inserted = entity::Model::find_by_statement(statement(
+    let text = |field: fn(&PlaceOrderInput) -> Option<&str>| {
+        column(&*drafts, move |(_, draft)| field(&draft.request.input).unwrap_or_default().to_owned())
+    };
+    let inserted = Inserted::find_by_statement(statement(
         "INSERT INTO orders (id, app_id, idempotency_key, input_fingerprint, currency, items_minor,
              expected_total_minor, email, shipping_address, shipping_method, shipping_country, payment_token,
              external_reference)
-         SELECT * FROM jsonb_to_recordset($1) AS input (id uuid, app_id uuid, idempotency_key text,
-             input_fingerprint bytea, currency text, items_minor bigint, expected_total_minor bigint, email text,
-             shipping_address jsonb, shipping_method text, shipping_country text, payment_token text,
-             external_reference text)
+         SELECT id, app_id, idempotency_key, decode(input_fingerprint, 'hex'), currency, items_minor,
+             nullif(expected_total_minor, -1), nullif(email, ''), nullif(shipping_address, '')::jsonb, shipping_method,
+             nullif(shipping_country, ''), payment_token, nullif(external_reference, '')
+         FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::text[],
+                     $9::text[], $10::text[], $11::text[], $12::text[], $13::text[])
+             AS input (id, app_id, idempotency_key, input_fingerprint, currency, items_minor, expected_total_minor, email,
+                       shipping_address, shipping_method, shipping_country, payment_token, external_reference)
          ON CONFLICT ON CONSTRAINT orders_one_per_key DO NOTHING
-         RETURNING *",
-        [serde_json::Value::Array(rows).into()],
+         RETURNING id, number, created_at",
+        [
+            column(&*drafts, |(_, draft)| draft.id),
+            column(&*drafts, |(_, draft)| draft.request.app_id.uuid()),
+            text(|input| Some(&input.idempotency_key)),
+            column(&*drafts, |(_, draft)| hex(&draft.request.fingerprint)),
+            column(&*drafts, |(_, draft)| draft.currency.code().to_owned()),
+            column(&*drafts, |(_, draft)| draft.items_minor),
+            column(&*drafts, |(_, draft)| draft.request.input.expected_total.map_or(-1, |total| total.minor)),
+            text(|input| input.email.as_deref()),
+            column(&*drafts, |(_, draft)| address_text(draft.request.input.shipping_address.as_ref())),
+            column(&*drafts, |(_, draft)| draft.shipping_method().to_owned()),
+            text(|input| input.shipping_address.as_ref().map(|address| address.country.as_str())),
+            column(&*drafts, |(_, draft)| draft.payment_token().to_owned()),
+            text(|input| input.external_reference.as_deref()),
+        ],
     ))
     .all(tx)
     .await?;
-    Ok(inserted.into_iter().map(|order| (order.id, order)).collect())
+    let inserted: HashMap<Uuid, Inserted> = inserted.into_iter().map(|row| (row.id, row)).collect();
+    let orders = drafts.iter().filter_map(|(_, draft)| Some(draft.to_order(inserted.get(&draft.id)?)));
+    Ok(orders.map(|order| (order.id, order)).collect())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to memory cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn address_text(address: Option<&Address>) -> String {
+    address.and_then(|address| serde_json::to_string(address).ok()).unwrap_or_default()
 }
 
 async fn insert_lines_and_first_events(
@@ -383,40 +458,50 @@ async fn insert_lines_and_first_events(
     if inserted.is_empty() {
         return Ok(());
     }
-    let (mut lines, mut events) = (Vec::new(), Vec::new());
-    for (_, draft) in drafts.iter().filter(|(_, draft)| inserted.contains_key(&draft.id)) {
-        for (index, (line, product)) in draft.lines.iter().enumerate() {
-            lines.push(serde_json::json!({
-                "order_id": draft.id,
-                "line_no": index + 1,
-                "sku": product.sku,
-                "name": product.name,
-                "quantity": line.quantity,
-                "unit_price_minor": product.price_minor,
-                "weight_grams": product.weight_grams,
-                "tax_category": product.tax_category,
-            }));
-        }
-        let placed = OrderEvent::OrderPlaced {
-            lines: draft.lines.len(),
-            items_minor: draft.items_minor,
-            currency: draft.currency.code().to_owned(),
-        };
-        let (kind, data) = placed.into_parts();
-        events.push(serde_json::json!({"order_id": draft.id, "type": kind, "data": data}));
-    }
+    let drafts: Vec<&Draft<'_>> =
+        drafts.iter().map(|(_, draft)| draft).filter(|draft| inserted.contains_key(&draft.id)).collect();
+    let lines: Vec<(Uuid, i32, &RequestedLine, &catalog::entity::Model)> = drafts
+        .iter()
+        .flat_map(|draft| {
+            draft.lines.iter().zip(1..).map(|(&(line, product), no)| (draft.id, no, line, product))
+        })
+        .collect();
     tx.execute_raw(statement(
-        "INSERT INTO order_lines
-         SELECT * FROM jsonb_to_recordset($1) AS input (order_id uuid, line_no integer, sku text, name text,
-             quantity bigint, unit_price_minor bigint, weight_grams integer, tax_category text)",
-        [serde_json::Value::Array(lines).into()],
+        "INSERT INTO order_lines (order_id, line_no, sku, name, quantity, unit_price_minor, weight_grams, tax_category)
+         SELECT * FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::bigint[], $6::bigint[],
+                              $7::integer[], $8::text[])",
+        [
+            column(&lines, |line| line.0),
+            column(&lines, |line| line.1),
+            column(&lines, |line| line.3.sku.clone()),
+            column(&lines, |line| line.3.name.clone()),
+            column(&lines, |line| line.2.quantity),
+            column(&lines, |line| line.3.price_minor),
+            column(&lines, |line| line.3.weight_grams),
+            column(&lines, |line| line.3.tax_category.clone()),
+        ],
     ))
     .await?;
+    let events: Vec<(Uuid, (String, serde_json::Value))> = drafts
+        .iter()
+        .map(|draft| {
+            let placed = OrderEvent::OrderPlaced {
+                lines: draft.lines.len(),
+                items_minor: draft.items_minor,
+                currency: draft.currency.code().to_owned(),
+            };
+            (draft.id, placed.into_parts())
+        })
+        .collect();
     tx.execute_raw(statement(
         "INSERT INTO order_events (order_id, sequence, type, status, data)
-         SELECT order_id, 1, type, 'PENDING', data
-         FROM jsonb_to_recordset($1) AS input (order_id uuid, type text, data jsonb)",
-        [serde_json::Value::Array(events).into()],
+         SELECT order_id, 1, type, 'PENDING', data::jsonb
+         FROM unnest($1::uuid[], $2::text[], $3::text[]) AS input (order_id, type, data)",
+        [
+            column(&events, |(id, _)| *id),
+            column(&events, |(_, (kind, _))| kind.clone()),
+            column(&events, |(_, (_, data))| data.to_string()),
+        ],
     ))
     .await
     .map(drop)

@@ -594,7 +594,7 @@ impl<'a> Batch<'a> {
 }
 
 /// How far apart sagas return that a circuit breaker has parked.
-const PARKED_SPREAD: Duration = Duration::from_secs(1);
+const PARKED_SPREAD: Duration = Duration::from_millis(250);
 
 /// How long a saga of a definition unknown here waits before another process may try.
 const UNKNOWN_DEFINITION_DELAY: Duration = Duration::from_secs(1);

@@ -15,8 +15,9 @@ use super::step::Outcome;
 /// Unknown outcomes in a row after which a system counts as down: more than a few slow cards, less than a batch.
 const TRIP_AFTER: u32 = 25;
 
-/// How often a trial call is let through to a system that is down.
-const TRIAL_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a trial call is let through to a system that is down: often enough that work goes on soon after it is
+/// back, seldom enough to be no load.
+const TRIAL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The breakers of one process, by the name of the other system.
 #[derive(Debug, Default)]

@@ -64,6 +64,9 @@ impl Default for RunnerSettings {
 /// How long the first results of a batch wait for others, as long as other calls are open.
 const GATHER_TIME: Duration = Duration::from_millis(2);
 
+/// How long a runner that is behind waits for capacity worth a transaction: about as long as one takes.
+const CAPACITY_PATIENCE: Duration = Duration::from_millis(20);
+
 /// How long to wait before trying again when the database is in trouble.
 const TROUBLE_DELAY: Duration = Duration::from_millis(250);
 
@@ -158,12 +161,18 @@ async fn run_loops(engine: Arc<Engine>, answered: mpsc::Receiver<Answered>, shut
 
 /// Claims and advances until shutdown.
 async fn advance_loop(engine: Arc<Engine>, shutdown: CancellationToken) {
+    let mut is_behind = false;
     while !shutdown.is_cancelled() {
+        if is_behind {
+            engine.wait_for_half_a_batch().await;
+        }
         let Some(permits) = engine.reserve_capacity(&shutdown).await else { return };
         let limit = permits.num_permits();
-        match engine.advance(Selection::Oldest(limit as u64), permits).await {
+        let advanced = engine.advance(Selection::Oldest(limit as u64), permits).await;
+        is_behind = matches!(advanced, Ok(moved) if moved == limit);
+        match advanced {
             Ok(moved) if moved > 0 => {
-                if moved == limit {
+                if is_behind {
                     engine.wakeups.wake_runner();
                 }
             }
@@ -200,8 +209,9 @@ async fn settle_loop(
             () = &mut drained => None,
         };
         let Some(first) = first else { break };
-        let batch = engine.gather(first, &mut answered).await;
+        // The slot first: what comes in while none is free joins the batch.
         let Ok(slot) = slots.clone().acquire_owned().await else { break };
+        let batch = engine.gather(first, &mut answered).await;
         let engine = engine.clone();
         batches.spawn(async move {
             engine.settle_until_done(batch).await;
@@ -223,6 +233,15 @@ impl Engine {
             worker_id: self.worker_id,
             one_step_per_commit: self.settings.one_step_per_commit,
         }
+    }
+
+    /// Waits for capacity for half a batch, but not for long: while many sagas are ready and most capacity is in use,
+    /// claiming them by handfuls would cost a transaction for each handful.
+    async fn wait_for_half_a_batch(&self) {
+        let half = self.settings.batch_size.min(self.settings.max_open_calls) / 2;
+        let permits = self.permits.acquire_many(half.max(1));
+        // They are given back at once; the next taker is whoever takes as many as there are.
+        let _ = tokio::time::timeout(CAPACITY_PATIENCE, permits).await;
     }
 
     /// Waits for capacity for at least one call, and takes up to a batch of it; `None` on shutdown.

@@ -76,10 +76,11 @@ fn ids(rows: Vec<SagaId>) -> Vec<Uuid> {
 /// # Errors
 /// Any error of the database.
 pub async fn claim_ready(tx: &impl ConnectionTrait, limit: u64) -> Result<Vec<Uuid>, DbErr> {
-    // Served by saga_ready_pkey, from its left edge.
+    // Served by saga_ready_pkey, from its left edge. The rows are deleted by their place on the page, which they keep
+    // while they are locked: by id, the planner would read the whole backlog to find a batch of it.
     let rows = SagaId::find_by_statement(statement(
-        "DELETE FROM saga_ready WHERE saga_id IN
-             (SELECT saga_id FROM saga_ready ORDER BY saga_id LIMIT $1 FOR UPDATE SKIP LOCKED)
+        "DELETE FROM saga_ready WHERE ctid = ANY (ARRAY
+             (SELECT ctid FROM saga_ready ORDER BY saga_id LIMIT $1 FOR UPDATE SKIP LOCKED))
          RETURNING saga_id",
         [limit.into()],
     ));
@@ -92,8 +93,8 @@ pub async fn claim_ready(tx: &impl ConnectionTrait, limit: u64) -> Result<Vec<Uu
 /// Any error of the database.
 pub async fn claim_these(tx: &impl ConnectionTrait, saga_ids: &[Uuid]) -> Result<Vec<Uuid>, DbErr> {
     let rows = SagaId::find_by_statement(statement(
-        "DELETE FROM saga_ready WHERE saga_id IN
-             (SELECT saga_id FROM saga_ready WHERE saga_id = ANY($1) ORDER BY saga_id FOR UPDATE SKIP LOCKED)
+        "DELETE FROM saga_ready WHERE ctid = ANY (ARRAY
+             (SELECT ctid FROM saga_ready WHERE saga_id = ANY($1) ORDER BY saga_id FOR UPDATE SKIP LOCKED))
          RETURNING saga_id",
         [saga_ids.to_vec().into()],
     ));

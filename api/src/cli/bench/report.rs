@@ -194,7 +194,7 @@ impl Output {
         if self.json {
             return print_line(serde_json::to_string(report)?);
         }
-        report.lines().iter().try_for_each(|(name, text)| print_line(format_args!("{name:<24}{text}")))
+        report.lines().iter().try_for_each(|(name, text)| print_line(format_args!("{name:<30}{text}")))
     }
 }
 

@@ -1,13 +1,12 @@
 //! The catalog as clients see it.
 
-use async_graphql::dataloader::DataLoader;
 use async_graphql::{ComplexObject, Context, Result, SimpleObject};
 use chrono::{DateTime, Utc};
 use domain::catalog::entity;
 use sea_orm::DbErr;
 
 use super::error::OrReport;
-use super::loaders::{Rows, StockKey};
+use super::loaders::Loaders;
 use super::money::Money;
 use super::page::PageInfo;
 use super::stock::StockLevel;
@@ -39,7 +38,7 @@ pub(super) struct Product {
 impl Product {
     /// How many there are.
     async fn stock(&self, ctx: &Context<'_>) -> Option<Result<StockLevel>> {
-        let row = ctx.data_unchecked::<DataLoader<Rows>>().load_one(StockKey(self.sku.clone())).await;
+        let row = ctx.data_unchecked::<Loaders>().stock.load(self.sku.clone()).await;
         row.map(|row| row.map(StockLevel::from)).or_report(ctx, "read the stock of a product").transpose()
     }
 }

@@ -1,6 +1,5 @@
 //! The order as clients see it.
 
-use async_graphql::dataloader::DataLoader;
 use async_graphql::{ComplexObject, Context, Enum, ID, Json, Object, Result, SimpleObject};
 use chrono::{DateTime, Utc};
 use domain::money::{Currency, MoneyError};
@@ -9,7 +8,7 @@ use saga::engine::process;
 use sea_orm::DbErr;
 
 use super::error::OrReport;
-use super::loaders::{LinesKey, OrderKey, ProcessKey, Rows};
+use super::loaders::Loaders;
 use super::money::{CurrencyCode, Money};
 use super::{ids, page};
 use crate::app::Services;
@@ -123,9 +122,8 @@ impl Order {
     /// What was ordered, in the order of the input, with the names and prices of that moment.
     #[graphql(complexity = "10 * child_complexity + 1")]
     async fn lines(&self, ctx: &Context<'_>) -> Result<Vec<OrderLine>> {
-        let loader = ctx.data_unchecked::<DataLoader<Rows>>();
-        let lines =
-            loader.load_one(LinesKey(self.row.id)).await.or_report(ctx, "read the lines of an order")?;
+        let lines = ctx.data_unchecked::<Loaders>().lines.load(self.row.id).await;
+        let lines = lines.or_report(ctx, "read the lines of an order")?;
         Ok(lines.unwrap_or_default().into_iter().map(|line| OrderLine::new(line, self.currency)).collect())
     }
 
@@ -189,8 +187,7 @@ impl Order {
 
     /// How far it has been carried out, step by step.
     async fn process(&self, ctx: &Context<'_>) -> Result<OrderProcess> {
-        let loader = ctx.data_unchecked::<DataLoader<Rows>>();
-        let process = loader.load_one(ProcessKey(self.row.id)).await;
+        let process = ctx.data_unchecked::<Loaders>().processes.load(self.row.id).await;
         process
             .and_then(|process| process.ok_or_else(|| DbErr::RecordNotFound("the order's saga".to_owned())))
             .map(OrderProcess::from)
@@ -454,7 +451,7 @@ impl From<entity::event::Model> for OrderStatusUpdate {
 impl OrderStatusUpdate {
     /// The order as it is now, which may be further than this event.
     async fn order(&self, ctx: &Context<'_>) -> Result<Order> {
-        let row = ctx.data_unchecked::<DataLoader<Rows>>().load_one(OrderKey(self.row_id)).await;
+        let row = ctx.data_unchecked::<Loaders>().orders.load(self.row_id).await;
         row.and_then(|row| Order::try_new(row.ok_or(DbErr::RecordNotFound("the event's order".to_owned()))?))
             .or_report(ctx, "read the order of an event")
     }

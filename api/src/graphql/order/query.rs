@@ -1,12 +1,11 @@
 //! Reading orders.
 
-use async_graphql::dataloader::DataLoader;
 use async_graphql::{Context, ID, Object, Result};
 
 use super::Order;
 use crate::graphql::error::OrReport;
 use crate::graphql::ids;
-use crate::graphql::loaders::{OrderKey, Rows};
+use crate::graphql::loaders::Loaders;
 
 /// Reads orders.
 #[derive(Debug, Default)]
@@ -21,7 +20,7 @@ impl OrderQuery {
         #[graphql(desc = "The order's id. Example: `order_01jx2v3q8kf0v8c9m5w6r7t2ab`")] id: ID,
     ) -> Option<Result<Order>> {
         let id = ids::parse_order_id(&id)?;
-        let row = ctx.data_unchecked::<DataLoader<Rows>>().load_one(OrderKey(id)).await;
+        let row = ctx.data_unchecked::<Loaders>().orders.load(id).await;
         row.and_then(|row| row.map(Order::try_new).transpose()).or_report(ctx, "read an order").transpose()
     }
 }

@@ -10,7 +10,7 @@ use crate::graphql::{ids, page};
 
 /// What can be watched. A subscription shows what is there and then what happens, and misses nothing in between.
 #[derive(Debug, Clone, Copy)]
-pub struct OrderSubscription;
+pub(crate) struct OrderSubscription;
 
 /// What can be watched. A subscription shows what is there and then what happens, and misses nothing in between.
 #[Subscription(name = "Subscription")]

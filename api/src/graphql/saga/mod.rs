@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use async_graphql::dataloader::DataLoader;
 use async_graphql::{Context, Enum, ID, InputObject, Object, Result, SimpleObject};
 use chrono::{DateTime, Utc};
 use domain::input::{Violation, check_text};
@@ -11,7 +10,7 @@ use saga::engine::operate::{self, Entry, Filter, Listed, WaitsFor};
 
 use super::error::OrReport;
 use super::ids;
-use super::loaders::{HistoryKey, OrderKey, Rows};
+use super::loaders::Loaders;
 use super::order::{Order, OrderFailure, ProcessState};
 use super::page::{self, PageInfo};
 use crate::app::Services;
@@ -78,7 +77,7 @@ impl Saga {
 
     /// The order itself.
     async fn order(&self, ctx: &Context<'_>) -> Result<Option<Order>> {
-        let row = ctx.data_unchecked::<DataLoader<Rows>>().load_one(OrderKey(self.0.subject_id)).await;
+        let row = ctx.data_unchecked::<Loaders>().orders.load(self.0.subject_id).await;
         row.and_then(|row| row.map(Order::try_new).transpose()).or_report(ctx, "read the order of a saga")
     }
 
@@ -169,8 +168,7 @@ impl Saga {
         last: i32,
     ) -> Result<Vec<SagaHistoryEntry>> {
         let last = page::check_size("last", last)?;
-        let loader = ctx.data_unchecked::<DataLoader<Rows>>();
-        let entries = loader.load_one(HistoryKey { saga_id: self.0.id, last }).await;
+        let entries = ctx.data_unchecked::<Loaders>().histories.load((self.0.id, last)).await;
         let entries = entries.or_report(ctx, "read the history of a saga")?.unwrap_or_default();
         Ok(entries.into_iter().map(SagaHistoryEntry::from).collect())
     }

@@ -1,11 +1,11 @@
 //! Reading stock.
 
-use async_graphql::dataloader::DataLoader;
 use async_graphql::{Context, Object, Result};
+use futures_util::future::try_join_all;
 
 use super::StockLevel;
 use crate::graphql::error::OrReport;
-use crate::graphql::loaders::{Rows, StockKey};
+use crate::graphql::loaders::Loaders;
 use crate::graphql::page;
 
 /// The most SKUs of one call.
@@ -27,12 +27,9 @@ impl StockQuery {
         if skus.len() > MAX_SKUS {
             return Err(page::invalid_argument(format!("skus must not hold more than {MAX_SKUS}")));
         }
-        let loader = ctx.data_unchecked::<DataLoader<Rows>>();
-        let rows = loader.load_many(skus.iter().cloned().map(StockKey)).await.or_report(ctx, "read stock")?;
-        Ok(skus
-            .into_iter()
-            .filter_map(|sku| rows.get(&StockKey(sku)).cloned())
-            .map(StockLevel::from)
-            .collect())
+        let loader = &ctx.data_unchecked::<Loaders>().stock;
+        let rows =
+            try_join_all(skus.into_iter().map(|sku| loader.load(sku))).await.or_report(ctx, "read stock")?;
+        Ok(rows.into_iter().flatten().map(StockLevel::from).collect())
     }
 }
