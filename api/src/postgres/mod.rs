@@ -330,7 +330,8 @@ fn embedded_url(socket_dir: &Path, database: &str) -> String {
             _ => host.push_str(&format!("%{byte:02X}")),
         }
     }
-    format!("postgresql:///{database}?host={host}&user={}", embedded::USER)
+    // The host in front is there for programs that take a URL apart and lose an empty one; the parameter wins over it.
+    format!("postgresql://{}@localhost/{database}?host={host}", embedded::USER)
 }
 
 /// Runs what blocks on a thread that may.
@@ -353,7 +354,7 @@ mod tests {
     fn the_url_of_an_embedded_server_is_read_back_whatever_the_folder_is_called() {
         let dir = Path::new("/tmp/a shop+more/ü&b");
         let url = embedded_url(dir, "oms");
-        assert_eq!(url, "postgresql:///oms?host=/tmp/a%20shop%2Bmore/%C3%BC%26b&user=postgres");
+        assert_eq!(url, "postgresql://postgres@localhost/oms?host=/tmp/a%20shop%2Bmore/%C3%BC%26b");
         let options: PgConnectOptions = url.parse().expect("our own URL");
         assert_eq!(options.get_socket().map(std::path::PathBuf::as_path), Some(dir));
         assert_eq!((options.get_username(), options.get_database()), ("postgres", Some("oms")));
