@@ -168,7 +168,7 @@ pub struct StoreArgs {
     #[arg(long, env = "OMS_CURRENCY", value_name = "CODE", default_value = "USD")]
     pub currency: Currency,
 
-    /// Leave a fresh embedded database empty instead of filling it with the demo catalog
+    /// Leave an embedded database without products empty instead of filling it with the demo catalog
     #[arg(long, env = "OMS_NO_SEED", value_parser = clap::builder::FalseyValueParser::new())]
     pub no_seed: bool,
 }

@@ -203,6 +203,11 @@ async fn seed(db: &DatabaseConnection, currency: Currency) -> anyhow::Result<()>
     if !catalog::store::list_products(db, None, 1).await?.is_empty() {
         return Ok(());
     }
+    add_demo_products(db, currency).await
+}
+
+/// Writes those products of the demo catalog that are not there, in the store's currency; the others stay as they are.
+pub(crate) async fn add_demo_products(db: &DatabaseConnection, currency: Currency) -> anyhow::Result<()> {
     if currency.decimals() != Currency::USD.decimals() {
         info!(%currency, "the demo catalog has no prices in this currency; the catalog stays empty");
         return Ok(());
@@ -211,9 +216,14 @@ async fn seed(db: &DatabaseConnection, currency: Currency) -> anyhow::Result<()>
     for row in &mut rows {
         row.product.price.currency = currency;
     }
+    let skus = rows.iter().map(|row| row.product.sku.as_str()).collect();
+    let known = catalog::store::find_products(db, &skus).await?;
+    rows.retain(|row| !known.contains_key(&row.product.sku));
     let count = rows.len();
     catalog_import::write_rows(db, rows, |_| ()).await?;
-    info!(products = count, "filled the fresh database with the demo catalog");
+    if count > 0 {
+        info!(products = count, "added the demo catalog");
+    }
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use domain::books::Report;
+use domain::money::Currency;
 use sea_orm::DatabaseConnection;
 use uuid::Uuid;
 
@@ -91,6 +92,8 @@ pub(super) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
 /// An order did not end as it must, the books do not add up, or the server did not answer.
 async fn show(running: &Running) -> anyhow::Result<String> {
     let addr = running.addr().context("the demo's server does not listen")?;
+    // Whatever else the database sells, the demo's orders are for these.
+    serve::add_demo_products(running.db(), Currency::USD).await.context("cannot write the demo catalog")?;
     let client = Client::try_new(addr)?;
     print_line(format_args!("GraphQL answers at {}. Placing {} orders.\n", client.url(), SCENARIOS.len()))?;
 
