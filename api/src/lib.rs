@@ -5,6 +5,7 @@
 // Both panic when the reader is gone, as in `oms schema | head`: `cli::print_line` does not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod access;
 pub mod app;
 pub mod catalog_import;
 pub mod cli;

@@ -7,6 +7,7 @@
 //! Absent on purpose: no saga, no gateway, no GraphQL, no clock of its own (time is the database's) and no
 //! repository traits (there is one database, and the tests use the real one).
 
+pub mod app;
 pub mod books;
 pub mod catalog;
 pub mod id;

@@ -14,6 +14,7 @@ use futures_util::stream::{self, BoxStream};
 
 use self::documents::Documents;
 use self::loaders::Loaders;
+use crate::access::Caller;
 use crate::app::Services;
 
 mod batching;
@@ -79,17 +80,17 @@ impl Executor {
     }
 
     /// Executes a query or a mutation.
-    pub async fn execute(&self, mut request: Request) -> Response {
+    pub async fn execute(&self, caller: Caller, mut request: Request) -> Response {
         match self.documents.prepare(&mut request) {
-            Ok(()) => self.schema.execute(request).await,
+            Ok(()) => self.schema.execute(request.data(caller)).await,
             Err(error) => Response::from_errors(vec![error]),
         }
     }
 
     /// Executes any operation; a query or a mutation has one answer.
-    pub fn execute_stream(&self, mut request: Request) -> BoxStream<'static, Response> {
+    pub fn execute_stream(&self, caller: Caller, mut request: Request) -> BoxStream<'static, Response> {
         match self.documents.prepare(&mut request) {
-            Ok(()) => self.schema.execute_stream(request).boxed(),
+            Ok(()) => self.schema.execute_stream(request.data(caller)).boxed(),
             Err(error) => stream::iter([Response::from_errors(vec![error])]).boxed(),
         }
     }

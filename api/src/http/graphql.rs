@@ -16,6 +16,7 @@ use axum::response::{Html, IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use super::{sse, ws};
+use crate::access::Caller;
 use crate::app::App;
 use crate::graphql::error::{OVERLOADED, RequestId, UNAVAILABLE};
 
@@ -152,7 +153,7 @@ fn parse_body(body: &[u8]) -> Result<Request, String> {
 }
 
 async fn execute(app: &App, request: Request, headers: &HeaderMap) -> Response {
-    let mut response = app.graphql().execute(request).await;
+    let mut response = app.graphql().execute(Caller::anonymous(), request).await;
     bound_errors(&mut response.errors);
     let prefers_graphql = accepts(headers, "application/graphql-response+json");
     let is_request_error = is_request_error(&response);

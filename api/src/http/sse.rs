@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt, stream};
 
 use super::graphql::has_no_data;
+use crate::access::Caller;
 use crate::app::App;
 
 /// Silence after which a comment is sent, shorter than the time after which common proxies cut a silent connection.
@@ -20,7 +21,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
 /// Executes the request and answers with its events.
 pub(super) fn respond(app: &App, request: Request) -> Response {
-    let events = until_failure(app.graphql().execute_stream(request))
+    let events = until_failure(app.graphql().execute_stream(Caller::anonymous(), request))
         .map(|response| Event::default().event("next").json_data(response).unwrap_or_default())
         .chain(stream::once(async { Event::default().event("complete").data("") }))
         .map(Ok::<_, Infallible>)

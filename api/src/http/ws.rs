@@ -21,6 +21,7 @@ use tokio_stream::StreamMap;
 use tracing::debug;
 
 use super::graphql::{Refused, has_no_data};
+use crate::access::Caller;
 use crate::app::App;
 use crate::graphql::Executor;
 use crate::graphql::error::RequestId;
@@ -228,7 +229,7 @@ impl Session {
             let errors = [ServerError::new(message, None)];
             return self.send(&ServerMessage::Error { id: &id, payload: &errors }).await;
         }
-        let answers = self.graphql.execute_stream(request.data(self.request_id.clone()));
+        let answers = self.graphql.execute_stream(Caller::anonymous(), request.data(self.request_id.clone()));
         self.operations.insert(id, answers.map(Some).chain(stream::once(async { None })).boxed());
         Ok(())
     }

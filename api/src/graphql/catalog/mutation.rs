@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use async_graphql::{Context, InputObject, Object, Result, SimpleObject};
+use domain::app::Scope;
 use domain::catalog::{self, MAX_PRODUCTS_PER_CALL, entity, store, unknown_tax_category};
 use domain::input::Violation;
 use domain::money::Currency;
@@ -10,6 +11,7 @@ use domain::pricing::store::find_tax_categories;
 use sea_orm::{DatabaseConnection, DbErr, TransactionTrait};
 
 use super::Product;
+use crate::access::Needs;
 use crate::app::Services;
 use crate::graphql::error::{OrReport, UserError};
 use crate::graphql::money::MoneyInput;
@@ -24,6 +26,7 @@ impl CatalogMutation {
     ///
     /// A product that is created has a stock of 0; see `adjustStock`. Orders keep the names and prices they were
     /// placed with.
+    #[graphql(guard = "Needs([Scope::CatalogWrite])")]
     async fn upsert_products(
         &self,
         ctx: &Context<'_>,

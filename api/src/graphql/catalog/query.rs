@@ -1,9 +1,11 @@
 //! Reading the catalog.
 
 use async_graphql::{Context, Object, Result};
+use domain::app::Scope;
 use domain::catalog::store;
 
 use super::{Product, ProductConnection, ProductEdge};
+use crate::access::Needs;
 use crate::app::Services;
 use crate::graphql::error::OrReport;
 use crate::graphql::page::{self, PageInfo};
@@ -15,7 +17,10 @@ pub(crate) struct CatalogQuery;
 #[Object]
 impl CatalogQuery {
     /// Returns a page of the catalog, in SKU order.
-    #[graphql(complexity = "page::cost(first, child_complexity)")]
+    #[graphql(
+        guard = "Needs([Scope::OrdersRead, Scope::CatalogWrite])",
+        complexity = "page::cost(first, child_complexity)"
+    )]
     async fn products(
         &self,
         ctx: &Context<'_>,

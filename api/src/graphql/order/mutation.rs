@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use async_graphql::{Context, InputObject, Object, Result, SimpleObject};
+use domain::app::Scope;
 use domain::id::local_app;
 use domain::input::Violation;
 use domain::money::Currency;
 use domain::order::place::{self, PlaceOrder, RequestedLine};
 
 use super::Order;
+use crate::access::Needs;
 use crate::app::Services;
 use crate::graphql::error::{OrReport, UserError};
 use crate::graphql::money::MoneyInput;
@@ -27,6 +29,7 @@ impl OrderMutation {
     ///
     /// Repeat it with the same key as often as you like: there is one order per key. Whether there is stock and
     /// whether the card pays is found out after this returns: watch `orderStatus`, or give `waitMs`.
+    #[graphql(guard = "Needs([Scope::OrdersWrite])")]
     async fn place_order(
         &self,
         ctx: &Context<'_>,

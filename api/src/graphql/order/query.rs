@@ -1,8 +1,10 @@
 //! Reading orders.
 
 use async_graphql::{Context, ID, Object, Result};
+use domain::app::Scope;
 
 use super::Order;
+use crate::access::Needs;
 use crate::graphql::error::OrReport;
 use crate::graphql::ids;
 use crate::graphql::loaders::Loaders;
@@ -14,6 +16,7 @@ pub(crate) struct OrderQuery;
 #[Object]
 impl OrderQuery {
     /// Returns the order with this id; null when there is none.
+    #[graphql(guard = "Needs([Scope::OrdersRead])")]
     async fn get_order(
         &self,
         ctx: &Context<'_>,

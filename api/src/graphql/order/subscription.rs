@@ -1,9 +1,11 @@
 //! Watching orders.
 
 use async_graphql::{Context, ID, Result, Subscription};
+use domain::app::Scope;
 use futures_util::{Stream, StreamExt};
 
 use super::OrderStatusUpdate;
+use crate::access::Needs;
 use crate::app::Services;
 use crate::graphql::error::OrReport;
 use crate::graphql::{ids, page};
@@ -19,6 +21,7 @@ impl OrderSubscription {
     /// sequence. Ends after the event that settles the order.
     ///
     /// When the connection breaks, subscribe again with the last sequence you have seen as `after`.
+    #[graphql(guard = "Needs([Scope::OrdersRead])")]
     async fn order_status<'ctx>(
         &self,
         ctx: &'ctx Context<'ctx>,

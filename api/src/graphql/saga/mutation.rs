@@ -1,6 +1,7 @@
 //! Acting on sagas.
 
 use async_graphql::{Context, ID, InputObject, Object, Result, SimpleObject};
+use domain::app::Scope;
 use domain::input::Violation;
 use saga::engine::operate::{self, Act, ActError, Filter, Finding, MAX_LISTED, Operator};
 use saga::place_order::operate::act_on_order;
@@ -8,6 +9,7 @@ use sea_orm::DbErr;
 use uuid::Uuid;
 
 use super::{Saga, SagaFilter, cursor, decode_cursor};
+use crate::access::Needs;
 use crate::app::Services;
 use crate::graphql::error::{OrReport, UserError};
 use crate::graphql::{ids, page};
@@ -24,7 +26,10 @@ impl SagaMutation {
     /// Each saga is acted on in a transaction of its own, which also appends the event `OperatorActed` to its order;
     /// whoever watches the order sees `by` and `reason`. Whoever reaches this server may call this, and `by` is taken
     /// at its word: the server listens on the loopback interface unless it is told otherwise.
-    #[graphql(complexity = "page::cost(input.first, child_complexity)")]
+    #[graphql(
+        guard = "Needs([Scope::SagasOperate])",
+        complexity = "page::cost(input.first, child_complexity)"
+    )]
     async fn retry_sagas(
         &self,
         ctx: &Context<'_>,
@@ -35,7 +40,10 @@ impl SagaMutation {
 
     /// Lets held sagas try again under the same keys: you vouch that a call which the other system may have forgotten
     /// is not carried out twice. For operators; see `retrySagas`.
-    #[graphql(complexity = "page::cost(input.first, child_complexity)")]
+    #[graphql(
+        guard = "Needs([Scope::SagasOperate])",
+        complexity = "page::cost(input.first, child_complexity)"
+    )]
     async fn resume_sagas(
         &self,
         ctx: &Context<'_>,
@@ -46,7 +54,10 @@ impl SagaMutation {
 
     /// Gives sagas up that are not past the point of no return: what may have been done is undone, and the order fails
     /// with the code `ABANDONED` and the reason as its message. For operators; see `retrySagas`.
-    #[graphql(complexity = "page::cost(input.first, child_complexity)")]
+    #[graphql(
+        guard = "Needs([Scope::SagasOperate])",
+        complexity = "page::cost(input.first, child_complexity)"
+    )]
     async fn abandon_sagas(
         &self,
         ctx: &Context<'_>,
@@ -57,6 +68,7 @@ impl SagaMutation {
 
     /// Says how a call ended whose outcome is unknown; the saga goes on as if the other system had answered so. Find
     /// out first: nobody checks it. For operators; see `retrySagas`.
+    #[graphql(guard = "Needs([Scope::SagasOperate])")]
     async fn resolve_saga(
         &self,
         ctx: &Context<'_>,

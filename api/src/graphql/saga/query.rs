@@ -1,9 +1,11 @@
 //! Reading sagas.
 
 use async_graphql::{Context, ID, Object, Result};
+use domain::app::Scope;
 use saga::engine::operate;
 
 use super::{Saga, SagaConnection, SagaFilter, connect, decode_cursor};
+use crate::access::Needs;
 use crate::app::Services;
 use crate::graphql::error::OrReport;
 use crate::graphql::{ids, page};
@@ -16,7 +18,7 @@ pub(crate) struct SagaQuery;
 impl SagaQuery {
     /// Returns a page of sagas: those on their way, the one that began first leading, or by a filter on their end,
     /// the newest leading. For operators.
-    #[graphql(complexity = "page::cost(first, child_complexity)")]
+    #[graphql(guard = "Needs([Scope::SagasOperate])", complexity = "page::cost(first, child_complexity)")]
     async fn sagas(
         &self,
         ctx: &Context<'_>,
@@ -42,6 +44,7 @@ impl SagaQuery {
     }
 
     /// Returns the saga of this order; null when there is none. For operators.
+    #[graphql(guard = "Needs([Scope::SagasOperate])")]
     async fn saga(
         &self,
         ctx: &Context<'_>,

@@ -1,12 +1,14 @@
 //! Adjusting stock.
 
 use async_graphql::{Context, InputObject, Object, Result, SimpleObject};
+use domain::app::Scope;
 use domain::id::local_app;
 use domain::input::Violation;
 use domain::stock::adjust::{AdjustStockError, Adjusted, Adjustment, adjust_stock};
 use sea_orm::{DatabaseConnection, DbErr, TransactionTrait};
 
 use super::StockLevel;
+use crate::access::Needs;
 use crate::app::Services;
 use crate::database_error::violated_constraint;
 use crate::graphql::error::{OrReport, UserError};
@@ -21,6 +23,7 @@ impl StockMutation {
     ///
     /// With a key it can be repeated: the change is made once, and a repetition answers with the count that the first
     /// call left.
+    #[graphql(guard = "Needs([Scope::CatalogWrite])")]
     async fn adjust_stock(
         &self,
         ctx: &Context<'_>,

@@ -1,9 +1,11 @@
 //! Reading stock.
 
 use async_graphql::{Context, Object, Result};
+use domain::app::Scope;
 use futures_util::future::try_join_all;
 
 use super::StockLevel;
+use crate::access::Needs;
 use crate::graphql::error::OrReport;
 use crate::graphql::loaders::Loaders;
 use crate::graphql::page;
@@ -18,7 +20,10 @@ pub(crate) struct StockQuery;
 #[Object]
 impl StockQuery {
     /// Returns how many there are of these SKUs, in the order in which they were asked for; unknown ones are missing.
-    #[graphql(complexity = "skus.len().min(MAX_SKUS) * child_complexity + 1")]
+    #[graphql(
+        guard = "Needs([Scope::OrdersWrite, Scope::CatalogWrite])",
+        complexity = "skus.len().min(MAX_SKUS) * child_complexity + 1"
+    )]
     async fn stock(
         &self,
         ctx: &Context<'_>,

@@ -1,0 +1,162 @@
+//! Who calls, and what they may do.
+//!
+//! A [`Caller`] is made at the door, once per request or socket, from its credential; everything behind the door only
+//! asks it. Roots of the schema name the scope that they need ([`Needs`]); queries on orders take the caller's
+//! [`Visibility`] along.
+//!
+//! Kept apart: *authorize* is what a payment gateway does with a card. Here it is callers and what they may do.
+
+use std::sync::Arc;
+
+use async_graphql::{Context, Error, ErrorExtensions, Guard, Result};
+use domain::app::{Scope, Scopes, Visibility};
+use domain::id::{AppId, local_app};
+use uuid::Uuid;
+
+/// `extensions.code` of a request without a credential, or with one that is not good.
+pub const UNAUTHENTICATED: &str = "UNAUTHENTICATED";
+
+/// `extensions.code` of a field that the caller's credential does not open.
+pub const FORBIDDEN: &str = "FORBIDDEN";
+
+/// Who calls. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Caller(Arc<Facts>);
+
+#[derive(Debug)]
+struct Facts {
+    app_id: AppId,
+    app_name: String,
+    scopes: Scopes,
+    visibility: Visibility,
+    points_per_second: Option<u32>,
+    kind: Kind,
+}
+
+/// By what a caller is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An app, by one of its keys (which has this id) or by a token of an identity provider.
+    App {
+        /// Of the key; none with a token.
+        key_id: Option<Uuid>,
+    },
+    /// A shopper, by the access token of one order.
+    Shopper {
+        /// The order.
+        order_id: Uuid,
+    },
+    /// Nobody in particular, on a server that was started with `--dev-anonymous`.
+    Anonymous,
+}
+
+impl Caller {
+    /// An app. It sees its own orders and those of the apps that `granted` lists; every order with the scope for that.
+    pub fn app(
+        app_id: AppId,
+        app_name: String,
+        scopes: Scopes,
+        granted: &[Uuid],
+        points_per_second: Option<u32>,
+        key_id: Option<Uuid>,
+    ) -> Self {
+        let visibility = if scopes.contain(Scope::OrdersReadAll) {
+            Visibility::All
+        } else {
+            Visibility::Apps(std::iter::once(app_id.uuid()).chain(granted.iter().copied()).collect())
+        };
+        let kind = Kind::App { key_id };
+        Self(Arc::new(Facts { app_id, app_name, scopes, visibility, points_per_second, kind }))
+    }
+
+    /// A shopper, who sees one order and nothing personal: a link with its token may have been passed on.
+    pub fn shopper(app_id: AppId, order_id: Uuid, points_per_second: Option<u32>) -> Self {
+        Self(Arc::new(Facts {
+            app_id,
+            app_name: "shopper".to_owned(),
+            scopes: [Scope::OrdersRead].into_iter().collect(),
+            visibility: Visibility::Order(order_id),
+            points_per_second,
+            kind: Kind::Shopper { order_id },
+        }))
+    }
+
+    /// The shop itself, with every scope: who calls a server that asks for no credentials.
+    pub fn anonymous() -> Self {
+        Self(Arc::new(Facts {
+            app_id: local_app(),
+            app_name: "shop".to_owned(),
+            scopes: Scopes::all(),
+            visibility: Visibility::All,
+            points_per_second: None,
+            kind: Kind::Anonymous,
+        }))
+    }
+
+    /// The app that calls, or that has placed the order whose token calls.
+    pub fn app_id(&self) -> AppId {
+        self.0.app_id
+    }
+
+    /// The app's name.
+    pub fn app_name(&self) -> &str {
+        &self.0.app_name
+    }
+
+    /// What it may do.
+    pub fn scopes(&self) -> Scopes {
+        self.0.scopes
+    }
+
+    /// Whether it may do this.
+    pub fn may(&self, scope: Scope) -> bool {
+        self.0.scopes.contain(scope)
+    }
+
+    /// Which orders it sees.
+    pub fn visibility(&self) -> &Visibility {
+        &self.0.visibility
+    }
+
+    /// Points that flow back into its budget in a second; none for a caller without a limit.
+    pub fn points_per_second(&self) -> Option<u32> {
+        self.0.points_per_second
+    }
+
+    /// By what it is known.
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// Whether it holds a credential of an app: only then is the schema shown to it.
+    pub fn may_introspect(&self) -> bool {
+        !matches!(self.0.kind, Kind::Shopper { .. })
+    }
+}
+
+/// Returns who calls.
+///
+/// # Errors
+/// The door has let a request in without saying who it is, which it never does.
+pub(crate) fn caller<'ctx>(ctx: &Context<'ctx>) -> Result<&'ctx Caller> {
+    ctx.data_opt::<Caller>().ok_or_else(|| {
+        let message = "the request has no caller";
+        Error::new(message).extend_with(|_, extensions| extensions.set("code", UNAUTHENTICATED))
+    })
+}
+
+/// Opens a field to callers with at least one of these scopes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Needs<const N: usize>(pub(crate) [Scope; N]);
+
+impl<const N: usize> Guard for Needs<N> {
+    async fn check(&self, ctx: &Context<'_>) -> Result<()> {
+        let caller = caller(ctx)?;
+        if self.0.iter().any(|scope| caller.may(*scope)) {
+            return Ok(());
+        }
+        let scopes = self.0.map(Scope::name).join(" or ");
+        let message = format!("this needs the scope {scopes}, which the caller does not have");
+        Err(Error::new(message).extend_with(|_, extensions| extensions.set("code", FORBIDDEN)))
+    }
+}
