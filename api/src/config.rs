@@ -16,6 +16,7 @@ use saga::payment_gateway::simulated::SimulatedGateway;
 use saga::place_order;
 use sea_orm::DatabaseConnection;
 
+use crate::access::jwt::OidcSettings;
 use crate::postgres::PoolSettings;
 use crate::postgres::embedded::MAX_CONNECTIONS;
 
@@ -110,6 +111,9 @@ pub struct ServeArgs {
     /// The payment gateway.
     #[command(flatten)]
     pub gateway: GatewayArgs,
+    /// The identity provider.
+    #[command(flatten)]
+    pub oidc: OidcArgs,
 }
 
 /// What a serving process does and where.
@@ -317,6 +321,55 @@ impl GatewayArgs {
     }
 }
 
+/// Whose tokens open the API, besides keys of its own.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Identity provider")]
+pub struct OidcArgs {
+    /// Issuer of access tokens, the exact `iss` in them [default: none, only keys of this API are taken]
+    ///
+    /// An https URL, or an http URL of this machine.
+    #[arg(long = "oidc-issuer", env = "OMS_OIDC_ISSUER", value_name = "URL")]
+    pub issuer: Option<String>,
+
+    /// Name of this API at the identity provider, which a token's `aud` must contain; needed with an issuer
+    #[arg(long = "oidc-audience", env = "OMS_OIDC_AUDIENCE", value_name = "NAME")]
+    pub audience: Option<String>,
+
+    /// Where the issuer's public keys are [default: what ISSUER/.well-known/openid-configuration says]
+    #[arg(long = "oidc-jwks-url", env = "OMS_OIDC_JWKS_URL", value_name = "URL")]
+    pub jwks_url: Option<String>,
+
+    /// Claim of a token that lists its scopes, as words in one string or as a list of strings [default: scope]
+    #[arg(long = "oidc-scope-claim", env = "OMS_OIDC_SCOPE_CLAIM", value_name = "CLAIM")]
+    pub scope_claim: Option<String>,
+}
+
+/// The claim of RFC 8693 and RFC 9068.
+const DEFAULT_SCOPE_CLAIM: &str = "scope";
+
+impl OidcArgs {
+    /// What the verifier of tokens takes from these settings; none without an issuer. An empty variable counts as none.
+    ///
+    /// # Errors
+    /// An issuer without an audience, and the other settings without an issuer.
+    pub fn settings(&self) -> Result<Option<OidcSettings>, SettingsError> {
+        let given = |setting: &Option<String>| setting.clone().filter(|value| !value.is_empty());
+        let Some(issuer) = given(&self.issuer) else {
+            let others = [&self.audience, &self.jwks_url, &self.scope_claim];
+            return match others.into_iter().any(|setting| given(setting).is_some()) {
+                true => Err(SettingsError::OidcWithoutIssuer),
+                false => Ok(None),
+            };
+        };
+        Ok(Some(OidcSettings {
+            issuer,
+            audience: given(&self.audience).ok_or(SettingsError::OidcWithoutAudience)?,
+            jwks_url: given(&self.jwks_url),
+            scope_claim: given(&self.scope_claim).unwrap_or_else(|| DEFAULT_SCOPE_CLAIM.to_owned()),
+        }))
+    }
+}
+
 /// Connections that the pools leave to subcommands, `psql`, listeners and the superuser.
 const SPARE_CONNECTIONS: u32 = 30;
 
@@ -356,6 +409,16 @@ pub enum SettingsError {
         /// The limit of a statement.
         statement_ms: u64,
     },
+    /// Tokens for any other API of the provider would be taken.
+    #[error(
+        "OMS_OIDC_ISSUER needs OMS_OIDC_AUDIENCE, or a token for any other API of the issuer would open this one"
+    )]
+    OidcWithoutAudience,
+    /// Settings about tokens, and nobody whose tokens are taken.
+    #[error(
+        "OMS_OIDC_AUDIENCE, OMS_OIDC_JWKS_URL and OMS_OIDC_SCOPE_CLAIM do nothing without OMS_OIDC_ISSUER"
+    )]
+    OidcWithoutIssuer,
 }
 
 impl ServeArgs {
@@ -376,6 +439,7 @@ impl ServeArgs {
         if self.database.url().is_none() && total > MAX_CONNECTIONS - SPARE_CONNECTIONS {
             return Err(SettingsError::TooManyConnections { total });
         }
+        self.oidc.settings()?;
         Ok(())
     }
 
@@ -436,5 +500,21 @@ mod tests {
         assert_eq!(args.check(), Err(SettingsError::TooManyConnections { total: 510 }));
         args.database.database_url = Some("postgresql://elsewhere/oms".to_owned());
         assert_eq!(args.check(), Ok(()));
+    }
+
+    #[test]
+    fn an_issuer_comes_with_an_audience() {
+        let some = |value: &str| Some(value.to_owned());
+        let mut args = OidcArgs::default();
+        assert_eq!(args.settings(), Ok(None));
+        args.audience = some("oms");
+        assert_eq!(args.settings(), Err(SettingsError::OidcWithoutIssuer));
+        args.issuer = some("https://login.example");
+        let settings = args.settings().expect("they go together").expect("an issuer");
+        assert_eq!((settings.scope_claim.as_str(), settings.jwks_url), ("scope", None));
+        for audience in [None, some("")] {
+            let serve = ServeArgs { oidc: OidcArgs { audience, ..args.clone() }, ..ServeArgs::default() };
+            assert_eq!(serve.check(), Err(SettingsError::OidcWithoutAudience));
+        }
     }
 }

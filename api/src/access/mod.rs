@@ -6,6 +6,10 @@
 //!
 //! Kept apart: *authorize* is what a payment gateway does with a card. Here it is callers and what they may do.
 
+mod jwks;
+pub mod jwt;
+mod provider;
+
 use std::sync::Arc;
 
 use async_graphql::{Context, Error, ErrorExtensions, Guard, Result};
