@@ -329,13 +329,17 @@ async fn a_token_with_a_bad_header_or_signature_is_refused() {
     let (rsa, ed) = (TestKey::rsa("rsa", Algorithm::RS256), TestKey::ed("ed"));
     let mut for_encryption = TestKey::other_ec("for-encryption").public();
     for_encryption["use"] = "enc".into();
+    let mut not_for_verifying = TestKey::other_ec("not-for-verifying").public();
+    not_for_verifying["key_ops"] = json!(["encrypt"]);
     let symmetric = json!({ "kty": "oct", "kid": "symmetric", "alg": "HS256", "k": "c2VjcmV0" });
     let keys = vec![
         ec.public(),
         rsa.public_for_any_algorithm(),
         ed.public_for_any_algorithm(),
         TestKey::short_rsa("short").public(),
+        TestKey::rsa("rs256-only", Algorithm::RS256).public(),
         for_encryption,
+        not_for_verifying,
         symmetric,
         json!({ "kty": "never heard of", "kid": "unknown" }),
     ];
@@ -388,6 +392,11 @@ async fn a_token_with_a_bad_header_or_signature_is_refused() {
         ("the key of another", forged_by("ec", TestKey::other_ec("x"))),
         ("an algorithm that is not the key's", forged_by("ec", TestKey::p384("x"))),
         ("an algorithm of another kind of key", forged_by("rsa", TestKey::ec("x"))),
+        (
+            "an algorithm that the key is not for",
+            forged_by("rs256-only", TestKey::rsa("x", Algorithm::PS256)),
+        ),
+        ("a key that is not for verifying", forged_by("not-for-verifying", TestKey::other_ec("x"))),
         ("a key that is too short", forged_by("short", TestKey::short_rsa("x"))),
         ("a key for encryption", forged_by("for-encryption", TestKey::other_ec("x"))),
         ("an unknown kind of key", forged_by("unknown", TestKey::ec("x"))),
