@@ -460,16 +460,18 @@ async fn insert_lines_and_first_events(
     }
     let drafts: Vec<&Draft<'_>> =
         drafts.iter().map(|(_, draft)| draft).filter(|draft| inserted.contains_key(&draft.id)).collect();
-    let lines: Vec<(Uuid, i32, &RequestedLine, &catalog::entity::Model)> = drafts
+    let lines: Vec<(Uuid, i32, &RequestedLine, &catalog::entity::Model, Uuid)> = drafts
         .iter()
         .flat_map(|draft| {
-            draft.lines.iter().zip(1..).map(|(&(line, product), no)| (draft.id, no, line, product))
+            let app_id = draft.request.app_id.uuid();
+            draft.lines.iter().zip(1..).map(move |(&(line, product), no)| (draft.id, no, line, product, app_id))
         })
         .collect();
     tx.execute_raw(statement(
-        "INSERT INTO order_lines (order_id, line_no, sku, name, quantity, unit_price_minor, weight_grams, tax_category)
+        "INSERT INTO order_lines (order_id, line_no, sku, name, quantity, unit_price_minor, weight_grams, tax_category,
+                                  app_id)
          SELECT * FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::bigint[], $6::bigint[],
-                              $7::integer[], $8::text[])",
+                              $7::integer[], $8::text[], $9::uuid[])",
         [
             column(&lines, |line| line.0),
             column(&lines, |line| line.1),
@@ -479,6 +481,7 @@ async fn insert_lines_and_first_events(
             column(&lines, |line| line.3.price_minor),
             column(&lines, |line| line.3.weight_grams),
             column(&lines, |line| line.3.tax_category.clone()),
+            column(&lines, |line| line.4),
         ],
     ))
     .await?;

@@ -175,12 +175,13 @@ impl Filler {
             || [chunk.ids.clone().into(), chunk.first_skus.clone().into(), chunk.second_skus.clone().into()];
         let [ids, first, second] = values();
         tx.execute_raw(statement(
-            "INSERT INTO order_lines (order_id, line_no, sku, name, quantity, unit_price_minor, weight_grams, tax_category)
-             SELECT id, line_no, products.sku, products.name, line_no, price_minor, weight_grams, tax_category
+            "INSERT INTO order_lines (order_id, line_no, sku, name, quantity, unit_price_minor, weight_grams, tax_category,
+                                      app_id)
+             SELECT id, line_no, products.sku, products.name, line_no, price_minor, weight_grams, tax_category, $4
              FROM unnest($1::uuid[], $2::text[], $3::text[]) AS input (id, first, second),
                   LATERAL (VALUES (1, first), (2, second)) AS line (line_no, line_sku)
              JOIN products ON products.sku = line_sku",
-            [ids, first, second],
+            [ids, first, second, local_app().uuid().into()],
         ))
         .await?;
         let [ids, first, second] = values();
