@@ -8,6 +8,7 @@ use sea_orm::DatabaseConnection;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::door::Door;
 use crate::event_feed::EventFeed;
 use crate::graphql::Executor;
 use crate::placing::Placing;
@@ -38,6 +39,8 @@ pub struct Services {
     pub definitions: Definitions,
     /// Wakes whoever waits for what an operator did.
     pub wakeups: Arc<Wakeups>,
+    /// Tells who calls.
+    pub door: Door,
     /// The shop.
     pub settings: AppSettings,
 }
@@ -50,6 +53,7 @@ pub struct App(Arc<Parts>);
 struct Parts {
     db: DatabaseConnection,
     graphql: Executor,
+    door: Door,
     shutdown: CancellationToken,
     sockets: TaskTracker,
 }
@@ -63,14 +67,23 @@ impl App {
         db: DatabaseConnection,
         wakeups: Arc<Wakeups>,
         definitions: Definitions,
+        door: Door,
         settings: AppSettings,
         shutdown: CancellationToken,
     ) -> Self {
         let event_feed = EventFeed::start(db.clone(), &wakeups, shutdown.clone());
         let placing = Placing::start(db.clone(), wakeups.clone());
-        let services = Services { db: db.clone(), placing, event_feed, definitions, wakeups, settings };
+        let services = Services {
+            db: db.clone(),
+            placing,
+            event_feed,
+            definitions,
+            wakeups,
+            door: door.clone(),
+            settings,
+        };
         let graphql = Executor::start(services);
-        Self(Arc::new(Parts { db, graphql, shutdown, sockets: TaskTracker::new() }))
+        Self(Arc::new(Parts { db, graphql, door, shutdown, sockets: TaskTracker::new() }))
     }
 
     /// The pool.
@@ -81,6 +94,11 @@ impl App {
     /// Executes GraphQL requests.
     pub fn graphql(&self) -> &Executor {
         &self.0.graphql
+    }
+
+    /// Tells who calls.
+    pub(crate) fn door(&self) -> &Door {
+        &self.0.door
     }
 
     /// Fires when the process is asked to stop.

@@ -111,6 +111,9 @@ pub struct ServeArgs {
     /// The payment gateway.
     #[command(flatten)]
     pub gateway: GatewayArgs,
+    /// Who may call.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// The identity provider.
     #[command(flatten)]
     pub oidc: OidcArgs,
@@ -321,6 +324,33 @@ impl GatewayArgs {
     }
 }
 
+/// Who may call.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Access")]
+pub struct AccessArgs {
+    /// Let everybody on this machine do everything without a key: for developing, with a loopback address only
+    #[arg(long, env = "OMS_DEV_ANONYMOUS", value_parser = clap::builder::FalseyValueParser::new())]
+    pub dev_anonymous: bool,
+
+    /// Days for which the access token of an order, which placeOrder returns once, opens that order
+    #[arg(long, env = "OMS_ORDER_TOKEN_DAYS", value_name = "DAYS", default_value_t = Self::default().order_token_days,
+          value_parser = clap::value_parser!(u32).range(1..=3_650))]
+    pub order_token_days: u32,
+
+    /// Points that flow back into the budget of an app in a second, where the app has no number of its own; 0 for no limit
+    ///
+    /// What a request costs is in extensions.cost of its answer. Callers with the scope apps:manage have no limit.
+    #[arg(long, env = "OMS_POINTS_PER_SECOND", value_name = "POINTS", default_value_t = Self::default().points_per_second,
+          value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub points_per_second: u32,
+}
+
+impl Default for AccessArgs {
+    fn default() -> Self {
+        Self { dev_anonymous: false, order_token_days: 30, points_per_second: 100 }
+    }
+}
+
 /// Whose tokens open the API, besides keys of its own.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Identity provider")]
@@ -370,6 +400,13 @@ impl OidcArgs {
     }
 }
 
+/// Whether only programs on this machine reach the address.
+fn is_loopback(listen: &str) -> bool {
+    let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
 /// Connections that the pools leave to subcommands, `psql`, listeners and the superuser.
 const SPARE_CONNECTIONS: u32 = 30;
 
@@ -409,6 +446,15 @@ pub enum SettingsError {
         /// The limit of a statement.
         statement_ms: u64,
     },
+    /// Everybody in the network could do everything.
+    #[error(
+        "OMS_DEV_ANONYMOUS lets everybody in who reaches {listen}, which is not a loopback address; leave it away and \
+         make keys with `oms keys create`, or listen on 127.0.0.1"
+    )]
+    AnonymousBeyondLoopback {
+        /// Where it listens.
+        listen: String,
+    },
     /// Tokens for any other API of the provider would be taken.
     #[error(
         "OMS_OIDC_ISSUER needs OMS_OIDC_AUDIENCE, or a token for any other API of the issuer would open this one"
@@ -440,6 +486,9 @@ impl ServeArgs {
             return Err(SettingsError::TooManyConnections { total });
         }
         self.oidc.settings()?;
+        if self.access.dev_anonymous && !is_loopback(&self.process.listen) {
+            return Err(SettingsError::AnonymousBeyondLoopback { listen: self.process.listen.clone() });
+        }
         Ok(())
     }
 
@@ -500,6 +549,18 @@ mod tests {
         assert_eq!(args.check(), Err(SettingsError::TooManyConnections { total: 510 }));
         args.database.database_url = Some("postgresql://elsewhere/oms".to_owned());
         assert_eq!(args.check(), Ok(()));
+    }
+
+    #[test]
+    fn nobody_is_anonymous_beyond_this_machine() {
+        let mut args = ServeArgs::default();
+        args.access.dev_anonymous = true;
+        for (listen, fits) in
+            [("127.0.0.1:8080", true), ("[::1]:0", true), ("0.0.0.0:8080", false), ("shop:80", false)]
+        {
+            args.process.listen = listen.to_owned();
+            assert_eq!(args.check().is_ok(), fits, "{listen}");
+        }
     }
 
     #[test]

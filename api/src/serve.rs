@@ -12,16 +12,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use domain::app::key::{NewKey, Secret};
+use domain::app::{Scopes, store};
 use domain::catalog;
+use domain::id::local_app;
 use domain::money::Currency;
 use saga::engine::{Definitions, Runner, Wakeups};
 use saga::place_order;
-use sea_orm::DatabaseConnection;
+use sea_orm::{DatabaseConnection, DbErr};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
+use crate::access::door::Door;
+use crate::access::jwt::TokenVerifier;
 use crate::app::{App, AppSettings};
 use crate::config::{GatewayArgs, ServeArgs};
 use crate::http::RenderMetrics;
@@ -48,6 +53,7 @@ pub struct Running {
     /// Tasks that hold nothing worth draining: wake-ups between processes, the embedded server's life, the upkeep of
     /// the metrics.
     helpers: Vec<AbortOnDropHandle<()>>,
+    first_key: Option<Secret>,
     /// The last field, so that it is dropped after everything that uses it.
     database: Database,
 }
@@ -75,12 +81,12 @@ pub async fn start(args: &ServeArgs) -> anyhow::Result<Running> {
     let addr = listener.as_ref().map(TcpListener::local_addr).transpose().context("cannot tell the port")?;
 
     let database = claimed.open().await?;
-    prepare(&database, args).await?;
+    let first_key = prepare(&database, args).await?;
     let wakeups = Wakeups::new();
     let mut parts = Vec::new();
     if let Some(listener) = listener {
         let db = database.connect(&args.api_pool()).await?;
-        parts.push(start_api(db, listener, wakeups.clone(), args)?);
+        parts.push(start_api(db, listener, wakeups.clone(), args).await?);
     }
     if role.runs_sagas() {
         let db = database.connect(&args.runner_pool()).await?;
@@ -95,13 +101,18 @@ pub async fn start(args: &ServeArgs) -> anyhow::Result<Running> {
         AbortOnDropHandle::new(tokio::spawn(telemetry::keep_metrics())),
     ];
     let drain = Duration::from_secs(args.process.drain_seconds);
-    Ok(Running { addr, db, parts, drain, helpers, database })
+    Ok(Running { addr, db, parts, drain, helpers, first_key, database })
 }
 
 impl Running {
     /// Where it answers; `None` for a runner alone.
     pub fn addr(&self) -> Option<SocketAddr> {
         self.addr
+    }
+
+    /// The administrator's key, if this start has made one: to be shown once.
+    pub fn first_key(&self) -> Option<&Secret> {
+        self.first_key.as_ref()
     }
 
     /// Its database.
@@ -186,16 +197,37 @@ async fn bind(listen: &str) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// Makes the schema current and fills a fresh embedded database.
-async fn prepare(database: &Database, args: &ServeArgs) -> anyhow::Result<()> {
+/// Makes the schema current and fills a fresh embedded database. Returns the key that a fresh one is opened with.
+async fn prepare(database: &Database, args: &ServeArgs) -> anyhow::Result<Option<Secret>> {
     // A pool of its own: a migration may take longer than any statement of a request.
     let db = database.connect(&PoolSettings::for_command("oms start")).await?;
     migration::migrate(&db).await.context("cannot bring the database schema up to date")?;
     if database.is_embedded() && !args.store.no_seed {
         seed(&db, args.store.currency).await.context("cannot write the demo catalog")?;
     }
+    let first_key = match database.is_embedded() && !args.access.dev_anonymous {
+        true => make_first_key(&db).await.context("cannot make the administrator's key")?,
+        false => None,
+    };
     close(&db).await;
-    Ok(())
+    Ok(first_key)
+}
+
+/// Makes a key that opens everything, where there is no key yet.
+async fn make_first_key(db: &DatabaseConnection) -> Result<Option<Secret>, DbErr> {
+    if store::has_keys(db).await? {
+        return Ok(None);
+    }
+    let secret = Secret::generate();
+    let key = NewKey {
+        app_id: local_app().uuid(),
+        name: "administrator, made at the first start".to_owned(),
+        scopes: Scopes::all(),
+        expires_at: None,
+        granted_apps: Vec::new(),
+    };
+    store::create_key(db, &key, &secret).await?;
+    Ok(Some(secret))
 }
 
 /// Writes the demo catalog, in the store's currency, where there is no product yet.
@@ -227,7 +259,7 @@ pub(crate) async fn add_demo_products(db: &DatabaseConnection, currency: Currenc
     Ok(())
 }
 
-fn start_api(
+async fn start_api(
     db: DatabaseConnection,
     listener: TcpListener,
     wakeups: Arc<Wakeups>,
@@ -236,7 +268,10 @@ fn start_api(
     let stop = CancellationToken::new();
     let settings = AppSettings { currency: args.store.currency };
     let definitions = definitions(&db, &args.gateway)?;
-    let app = App::start(db.clone(), wakeups, definitions, settings, stop.clone());
+    let provider = args.oidc.settings()?.map(TokenVerifier::start).transpose()?;
+    let door = Door::open(db.clone(), args.access.clone(), provider, stop.clone()).await;
+    let door = door.context("cannot read what signs the access tokens of orders")?;
+    let app = App::start(db.clone(), wakeups, definitions, door, settings, stop.clone());
     let router = http::router(app.clone(), RenderMetrics::new(|| telemetry::metrics().render()));
     let stopped = stop.clone().cancelled_owned();
     let work = async move {

@@ -26,7 +26,18 @@ impl StaticType for AppTag {
 /// Names an app: an API client with credentials of its own.
 pub type AppId = TypeSafeId<AppTag>;
 
-/// The app on whose behalf the shop's own command line and callers without credentials act.
+/// Marks the identifier of an API key.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyTag;
+
+impl StaticType for KeyTag {
+    const TYPE: &'static str = "key";
+}
+
+/// Names an API key. It is not the key's secret.
+pub type KeyId = TypeSafeId<KeyTag>;
+
+/// The shop itself: the app on whose behalf its own command line and callers without credentials act.
 pub fn local_app() -> AppId {
     AppId::from_uuid(Uuid::nil())
 }

@@ -6,8 +6,10 @@
 //!
 //! Kept apart: *authorize* is what a payment gateway does with a card. Here it is callers and what they may do.
 
+pub mod door;
 mod jwks;
 pub mod jwt;
+mod order_token;
 mod provider;
 
 use std::sync::Arc;

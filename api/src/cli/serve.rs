@@ -23,6 +23,17 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
 }
 
 fn tell_ready(running: &Running) -> anyhow::Result<()> {
+    tell_where(running)?;
+    match running.first_key() {
+        Some(secret) => print_line(format_args!(
+            "Administrator key, shown this once: {}\nMake others with `oms keys create`.",
+            secret.reveal()
+        )),
+        None => Ok(()),
+    }
+}
+
+fn tell_where(running: &Running) -> anyhow::Result<()> {
     match running.addr() {
         Some(addr) => print_line(format_args!(
             "oms is ready: GraphQL on http://{addr}/graphql (a browser shows GraphiQL). Ctrl-C stops it."

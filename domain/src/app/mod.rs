@@ -10,6 +10,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+pub mod key;
+pub mod store;
+
 /// One thing that a caller may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {

@@ -1,0 +1,345 @@
+//! The door: from a credential to a [`Caller`].
+//!
+//! A credential is an API key, an access token of an identity provider, or the access token of an order. Whatever is
+//! wrong with one, the answer is the same, so that nobody learns which part to try next.
+//!
+//! Who a credential stands for is remembered for [half a minute](REMEMBER_FOR): a key that is taken away may open the
+//! door that much longer on other processes, and open subscriptions [look again](Door::identify) as often.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::app::key::Secret;
+use domain::app::{Scope, store};
+use moka::sync::Cache;
+use sea_orm::{DatabaseConnection, DbErr};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+use super::Caller;
+use super::jwt::{TokenRefused, TokenVerifier};
+use super::order_token::{OrderTokens, is_order_token};
+use crate::config::AccessArgs;
+
+/// How long the door remembers who a credential stands for. With the interval at which open subscriptions look again it
+/// stays below the minute within which a revoked key is shut out everywhere.
+const REMEMBER_FOR: Duration = Duration::from_secs(25);
+
+/// How often the holder of an open connection has to be looked at again.
+pub(crate) const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(20);
+
+/// Credentials that are remembered, bad ones included.
+const MAX_REMEMBERED: u64 = 10_000;
+
+/// How often the last use of keys is written down.
+const NOTE_USE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The longest credential that is looked at, in bytes.
+const MAX_CREDENTIAL_BYTES: usize = 8 * 1024;
+
+/// The header for keys beside `Authorization`.
+const KEY_HEADER: &str = "x-api-key";
+
+/// What a client shows. `Debug` shows nothing of it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Credential(String);
+
+/// Why the door stays shut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Denied {
+    /// There is no credential, or it is not good.
+    Unauthenticated,
+    /// Nobody can tell now: the database or the identity provider does not answer.
+    Unavailable,
+}
+
+impl Credential {
+    /// Reads `Authorization: Bearer` or `x-api-key`; `None` where there is neither.
+    ///
+    /// # Errors
+    /// A header that is not readable, another scheme, or two credentials that differ.
+    pub(crate) fn of_headers(headers: &HeaderMap) -> Result<Option<Self>, Denied> {
+        let mut found: Option<Self> = None;
+        let named = |name: &str| -> Result<Vec<String>, Denied> {
+            let values = headers.get_all(name).iter();
+            values
+                .map(|value| value.to_str().map(str::to_owned).map_err(|_| Denied::Unauthenticated))
+                .collect()
+        };
+        for value in named(AUTHORIZATION.as_str())? {
+            found = Self::one_of(found, bearer(&value).ok_or(Denied::Unauthenticated)?)?;
+        }
+        for value in named(KEY_HEADER)? {
+            found = Self::one_of(found, value.trim())?;
+        }
+        Ok(found)
+    }
+
+    /// Reads the payload of a `connection_init`, whose fields are named as the headers are, in any case; `None` where
+    /// there is neither.
+    ///
+    /// # Errors
+    /// The same as of headers.
+    pub(crate) fn of_payload(payload: Option<&serde_json::Value>) -> Result<Option<Self>, Denied> {
+        let Some(serde_json::Value::Object(fields)) = payload else { return Ok(None) };
+        let mut found = None;
+        for (name, value) in fields {
+            let is_authorization = name.eq_ignore_ascii_case(AUTHORIZATION.as_str());
+            if !is_authorization && !name.eq_ignore_ascii_case(KEY_HEADER) {
+                continue;
+            }
+            let value = value.as_str().ok_or(Denied::Unauthenticated)?;
+            let text = if is_authorization { bearer(value).ok_or(Denied::Unauthenticated)? } else { value };
+            found = Self::one_of(found, text)?;
+        }
+        Ok(found)
+    }
+
+    fn one_of(found: Option<Self>, text: &str) -> Result<Option<Self>, Denied> {
+        if text.is_empty() || text.len() > MAX_CREDENTIAL_BYTES {
+            return Err(Denied::Unauthenticated);
+        }
+        match found {
+            Some(other) if other.0 != text => Err(Denied::Unauthenticated),
+            _ => Ok(Some(Self(text.to_owned()))),
+        }
+    }
+}
+
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credential")
+    }
+}
+
+/// Returns what follows `Bearer`, a word that is the same in any case (RFC 9110, section 11.1).
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, rest) = value.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| rest.trim())
+}
+
+/// Tells who calls. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Door(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    db: DatabaseConnection,
+    settings: AccessArgs,
+    order_tokens: OrderTokens,
+    provider: Option<TokenVerifier>,
+    /// By SHA-256 of the credential, so that no secret lies about in memory.
+    remembered: Cache<[u8; 32], Answer>,
+    used: Mutex<HashSet<Uuid>>,
+}
+
+/// What the door has found out about a credential.
+#[derive(Debug, Clone)]
+struct Answer {
+    caller: Result<Caller, Denied>,
+    /// When a token ends by itself. Keys end by the database's clock.
+    ends_at: Option<DateTime<Utc>>,
+}
+
+impl From<Denied> for Answer {
+    fn from(denied: Denied) -> Self {
+        Self { caller: Err(denied), ends_at: None }
+    }
+}
+
+impl Door {
+    /// Makes the door, and starts to write down which keys are used until `shutdown` fires.
+    ///
+    /// # Errors
+    /// The database does not tell what signs the access tokens of orders.
+    pub async fn open(
+        db: DatabaseConnection,
+        settings: AccessArgs,
+        provider: Option<TokenVerifier>,
+        shutdown: CancellationToken,
+    ) -> Result<Self, DbErr> {
+        let secret = store::signing_secret(&db).await?;
+        let order_tokens = OrderTokens::new(&secret, TimeDelta::days(i64::from(settings.order_token_days)));
+        let remembered = Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(REMEMBER_FOR).build();
+        let parts = Parts { db, settings, order_tokens, provider, remembered, used: Mutex::default() };
+        let door = Self(Arc::new(parts));
+        let notes = door.clone().note_use_forever();
+        tokio::spawn(shutdown.run_until_cancelled_owned(notes));
+        Ok(door)
+    }
+
+    /// Tells who shows this credential.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub(crate) async fn identify(&self, credential: Option<&Credential>) -> Result<Caller, Denied> {
+        let Some(Credential(text)) = credential else {
+            return match self.0.settings.dev_anonymous {
+                true => Ok(Caller::anonymous()),
+                false => Err(Denied::Unauthenticated),
+            };
+        };
+        let digest: [u8; 32] = Sha256::digest(text).into();
+        let is_over = |answer: &Answer| answer.ends_at.is_some_and(|ends_at| ends_at <= Utc::now());
+        let answer = match self.0.remembered.get(&digest).filter(|answer| !is_over(answer)) {
+            Some(answer) => answer,
+            None => {
+                let answer = self.look_up(text).await.unwrap_or_else(Answer::from);
+                // That nobody could tell is not worth remembering.
+                if answer.caller.as_ref().err() != Some(&Denied::Unavailable) {
+                    self.0.remembered.insert(digest, answer.clone());
+                }
+                answer
+            }
+        };
+        if let Ok(caller) = &answer.caller
+            && let super::Kind::App { key_id: Some(key_id) } = caller.kind()
+        {
+            self.used().insert(key_id);
+        }
+        answer.caller
+    }
+
+    /// Makes the access token of an order.
+    pub(crate) fn issue_order_token(&self, order_id: Uuid) -> String {
+        self.0.order_tokens.issue(order_id, Utc::now())
+    }
+
+    /// Forgets whom it remembers: a credential was taken away.
+    pub(crate) fn forget(&self) {
+        self.0.remembered.invalidate_all();
+    }
+
+    async fn look_up(&self, text: &str) -> Result<Answer, Denied> {
+        if let Some(secret) = Secret::parse(text) {
+            return self.look_up_key(&secret).await;
+        }
+        if is_order_token(text) {
+            return self.look_up_order_token(text).await;
+        }
+        match &self.0.provider {
+            Some(provider) => self.look_up_token(provider, text).await,
+            None => Err(Denied::Unauthenticated),
+        }
+    }
+
+    async fn look_up_key(&self, secret: &Secret) -> Result<Answer, Denied> {
+        let found = store::find_credential(&self.0.db, secret.prefix()).await.map_err(unavailable)?;
+        let credential = found.ok_or(Denied::Unauthenticated)?;
+        if !bool::from(credential.secret_hash.ct_eq(&secret.hash())) {
+            return Err(Denied::Unauthenticated);
+        }
+        let store::Credential { key_id, app, scopes, granted_apps, .. } = credential;
+        // Whoever may change the limits is not held by them.
+        let points = if scopes.contain(Scope::AppsManage) { None } else { self.points_of(&app) };
+        let app_id = domain::id::AppId::from_uuid(app.id);
+        let caller = Caller::app(app_id, app.name, scopes, &granted_apps, points, Some(key_id));
+        Ok(Answer { caller: Ok(caller), ends_at: None })
+    }
+
+    async fn look_up_token(&self, provider: &TokenVerifier, text: &str) -> Result<Answer, Denied> {
+        let token = provider.verify(text).await.map_err(|refused| match refused {
+            TokenRefused::Bad(reason) => {
+                debug!(reason, "refused a token of the identity provider");
+                Denied::Unauthenticated
+            }
+            TokenRefused::Unavailable => Denied::Unavailable,
+        })?;
+        let app =
+            store::app_of_client(&self.0.db, &token.issuer, &token.client).await.map_err(unavailable)?;
+        let points = if token.scopes.contain(Scope::AppsManage) { None } else { self.points_of(&app) };
+        let app_id = domain::id::AppId::from_uuid(app.id);
+        let caller = Caller::app(app_id, app.name, token.scopes, &[], points, None);
+        Ok(Answer { caller: Ok(caller), ends_at: Some(token.expires_at) })
+    }
+
+    async fn look_up_order_token(&self, text: &str) -> Result<Answer, Denied> {
+        let token = self.0.order_tokens.read(text, Utc::now()).ok_or(Denied::Unauthenticated)?;
+        let app = store::app_of_order_token(&self.0.db, token.order_id, token.made_at).await;
+        let app = app.map_err(unavailable)?.ok_or(Denied::Unauthenticated)?;
+        let points = self.points_of(&app);
+        let caller = Caller::shopper(domain::id::AppId::from_uuid(app.id), token.order_id, points);
+        Ok(Answer { caller: Ok(caller), ends_at: Some(token.expires_at) })
+    }
+
+    /// What flows back into the app's budget in a second; `None` for no limit.
+    fn points_of(&self, app: &store::App) -> Option<u32> {
+        let own = app.points_per_second.and_then(|points| u32::try_from(points).ok());
+        Some(own.unwrap_or(self.0.settings.points_per_second)).filter(|points| *points > 0)
+    }
+
+    fn used(&self) -> std::sync::MutexGuard<'_, HashSet<Uuid>> {
+        // Held for an insertion or a swap.
+        self.0.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn note_use_forever(self) {
+        loop {
+            tokio::time::sleep(NOTE_USE_INTERVAL).await;
+            let used: Vec<Uuid> = self.used().drain().collect();
+            if !used.is_empty()
+                && let Err(error) = store::note_use(&self.0.db, used).await
+            {
+                warn!(%error, "cannot write down which keys were used");
+            }
+        }
+    }
+}
+
+fn unavailable(error: DbErr) -> Denied {
+    warn!(%error, "cannot look up a credential");
+    Denied::Unavailable
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderName, HeaderValue};
+    use serde_json::json;
+
+    use super::*;
+
+    fn of_headers(headers: &[(&'static str, &'static str)]) -> Result<Option<String>, Denied> {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect();
+        Credential::of_headers(&headers).map(|found| found.map(|credential| credential.0))
+    }
+
+    #[test]
+    fn a_credential_is_a_bearer_token_or_a_key() {
+        assert_eq!(of_headers(&[]), Ok(None));
+        assert_eq!(of_headers(&[("authorization", "bearer  k")]), Ok(Some("k".to_owned())));
+        assert_eq!(of_headers(&[("x-api-key", "k")]), Ok(Some("k".to_owned())));
+        assert_eq!(
+            of_headers(&[("authorization", "Bearer k"), ("x-api-key", "k")]),
+            Ok(Some("k".to_owned()))
+        );
+        for bad in [
+            &[("authorization", "Basic azo=")][..],
+            &[("authorization", "Bearer ")],
+            &[("authorization", "k")],
+            &[("x-api-key", "")],
+            &[("authorization", "Bearer a"), ("x-api-key", "b")],
+        ] {
+            assert_eq!(of_headers(bad), Err(Denied::Unauthenticated), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_payload_is_read_as_headers_are() {
+        let read = |payload| Credential::of_payload(Some(&payload)).map(|found| found.map(|one| one.0));
+        assert_eq!(read(json!({ "Authorization": "Bearer k" })), Ok(Some("k".to_owned())));
+        assert_eq!(read(json!({ "X-Api-Key": "k", "other": 1 })), Ok(Some("k".to_owned())));
+        assert_eq!(read(json!({})), Ok(None));
+        assert_eq!(read(json!({ "x-api-key": 1 })), Err(Denied::Unauthenticated));
+        assert_eq!(Credential::of_payload(None), Ok(None));
+    }
+}
