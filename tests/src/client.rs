@@ -33,6 +33,7 @@ const USER_ERRORS: &str = "userErrors {
 pub struct Client {
     addr: SocketAddr,
     http: reqwest::Client,
+    credential: Option<String>,
 }
 
 /// What `placeOrder` answered.
@@ -61,7 +62,19 @@ impl Client {
     pub fn new(addr: SocketAddr) -> Self {
         // A proxy of the developer's machine has no business between a test and its server.
         let http = reqwest::Client::builder().no_proxy().build().expect("a client without TLS");
-        Self { addr, http }
+        Self { addr, http, credential: None }
+    }
+
+    /// Makes the same client with a credential: an API key or a token.
+    pub fn with(&self, credential: &str) -> Self {
+        Self { credential: Some(credential.to_owned()), ..self.clone() }
+    }
+
+    fn show(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.credential {
+            Some(credential) => request.bearer_auth(credential),
+            None => request,
+        }
     }
 
     /// Where the server is.
@@ -71,18 +84,18 @@ impl Client {
 
     /// Begins a GET.
     pub fn get(&self, path: &str) -> RequestBuilder {
-        self.http.get(format!("http://{}{path}", self.addr))
+        self.show(self.http.get(format!("http://{}{path}", self.addr)))
     }
 
     /// Begins a GET of `/graphql` with parameters.
     pub fn get_graphql(&self, parameters: &[(&str, &str)]) -> RequestBuilder {
         let url = Url::parse_with_params(&format!("http://{}/graphql", self.addr), parameters);
-        self.http.get(url.expect("a URL"))
+        self.show(self.http.get(url.expect("a URL")))
     }
 
     /// Begins a POST to `/graphql`.
     pub fn post(&self) -> RequestBuilder {
-        self.http.post(format!("http://{}/graphql", self.addr))
+        self.show(self.http.post(format!("http://{}/graphql", self.addr)))
     }
 
     /// Sends a request and returns the answer as it is, or why there is none.

@@ -13,6 +13,7 @@ mod cluster;
 mod database;
 pub mod disturb;
 pub mod fail_points;
+mod keys;
 pub mod load;
 pub mod lossy_proxy;
 mod order_input;
@@ -28,6 +29,7 @@ mod websocket;
 
 pub use client::{Client, Placed};
 pub use database::{GatewayPayment, TestDatabase, uuid_of};
+pub use keys::{AppWithKey, app_with_key, key_of};
 pub use order_input::{OrderInput, order};
 pub use process::{OmsProcess, is_on_a_leash, oms_command, run_oms_on_a_leash};
 pub use server::Server;

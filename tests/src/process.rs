@@ -76,6 +76,7 @@ impl OmsProcess {
             .env("OMS_POOL_SIZE", "5")
             .env("OMS_RUNNER_POOL_SIZE", "5")
             .env("OMS_GATEWAY_DELAY_MS", "0")
+            .env("OMS_DEV_ANONYMOUS", "1")
             // A dead process's calls are taken over after a second.
             .env("OMS_RUNNER_WORKER_LEASE_SECONDS", "1")
             .env("OMS_RUNNER_POLL_INTERVAL_MS", "100")

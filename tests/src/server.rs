@@ -28,6 +28,8 @@ impl Server {
         args.process.pool_size = POOL_SIZE;
         args.runner.runner_pool_size = POOL_SIZE;
         args.gateway.delay_ms = 0;
+        // Most tests are about something else than who calls.
+        args.access.dev_anonymous = true;
         change(&mut args);
         Self(serve::start(&args).await.expect("the server starts"))
     }

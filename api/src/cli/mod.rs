@@ -16,6 +16,7 @@ mod bench;
 mod catalog;
 mod database_url;
 mod demo;
+mod keys;
 mod migrate;
 mod sagas;
 mod schema;
@@ -27,6 +28,7 @@ Examples:
   oms demo                             five orders on an embedded Postgres, watched as they are carried out
   oms serve                            API and runner on an embedded Postgres, GraphQL on 127.0.0.1:8080
   oms serve --role api                 the API alone; run more of them on one DATABASE_URL
+  oms keys create --scopes all         make an API key; callers need one
   oms catalog import products.csv      add or replace products and their stock
   psql \"$(oms database-url)\"           look at the tables
   oms sagas list --stuck               what a person should look at
@@ -67,6 +69,9 @@ enum Command {
     /// See where sagas are, and act on those that need a person
     #[command(subcommand)]
     Sagas(sagas::SagasCommand),
+    /// Make, list and revoke API keys
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Work on the catalog
     #[command(subcommand)]
     Catalog(catalog::CatalogCommand),
@@ -115,6 +120,7 @@ fn try_run(cli: Cli) -> anyhow::Result<()> {
             Command::Migrate(args) => until_signal(migrate::run(&args)).await,
             Command::Schema => schema::run(),
             Command::Sagas(command) => until_signal(sagas::run(&command)).await,
+            Command::Keys(command) => until_signal(keys::run(&command)).await,
             Command::Catalog(command) => until_signal(catalog::run(&command)).await,
             Command::Verify(args) => until_signal(verify::run(&args)).await,
             Command::DatabaseUrl(args) => database_url::run(&args),

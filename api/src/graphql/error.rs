@@ -221,6 +221,14 @@ impl From<Violation> for UserError {
     }
 }
 
+impl UserError {
+    /// Makes the user error of an argument, which these fields lead to, that is not as it must be.
+    pub(super) fn at(path: &[&str], message: String) -> Self {
+        let path = path.iter().map(|&field| field.to_owned()).collect();
+        InvalidInputError { code: ErrorCode::InvalidInput, message, path }.into()
+    }
+}
+
 impl From<Refusal> for UserError {
     fn from(refusal: Refusal) -> Self {
         match refusal {

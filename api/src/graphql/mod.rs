@@ -17,6 +17,7 @@ use self::loaders::Loaders;
 use crate::access::Caller;
 use crate::app::Services;
 
+mod app;
 mod batching;
 mod catalog;
 mod documents;
@@ -51,6 +52,7 @@ pub struct Query(
     catalog::query::CatalogQuery,
     stock::query::StockQuery,
     saga::query::SagaQuery,
+    app::query::AppQuery,
 );
 
 /// What can be changed. The mutations of one request run one after the other.
@@ -60,6 +62,7 @@ pub struct Mutation(
     catalog::mutation::CatalogMutation,
     stock::mutation::StockMutation,
     saga::mutation::SagaMutation,
+    app::mutation::AppMutation,
 );
 
 /// Executes requests. Cheap to clone.

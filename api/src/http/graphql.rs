@@ -15,7 +15,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
-use super::{sse, ws};
+use super::{caller, sse, ws};
 use crate::access::Caller;
 use crate::app::App;
 use crate::graphql::error::{OVERLOADED, RequestId, UNAVAILABLE};
@@ -46,14 +46,18 @@ pub(super) async fn post(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
+    let caller = match caller::identify(&app, &headers).await {
+        Ok(caller) => caller,
+        Err(denied) => return denied.into_response(),
+    };
     let request = match read_request(&headers, body).await {
         Ok(request) => request.data(request_id),
         Err(refused) => return refused.into_response(),
     };
     if accepts(&headers, "text/event-stream") {
-        return sse::respond(&app, request);
+        return sse::respond(&app, caller, request);
     }
-    execute(&app, request, &headers).await
+    execute(&app, caller, request, &headers).await
 }
 
 /// Answers `GET /graphql`: a WebSocket, a query, or GraphiQL.
@@ -65,13 +69,17 @@ pub(super) async fn get(
     headers: HeaderMap,
 ) -> Response {
     match upgrade {
-        Ok(upgrade) => return ws::upgrade(app, upgrade, request_id),
+        Ok(upgrade) => return ws::upgrade(app, upgrade, &headers, request_id),
         Err(rejection) if headers.contains_key(UPGRADE) => return rejection.into_response(),
         Err(_) => {}
     }
     if query.query.is_some() {
+        let caller = match caller::identify(&app, &headers).await {
+            Ok(caller) => caller,
+            Err(denied) => return denied.into_response(),
+        };
         return match query.into_request() {
-            Ok(request) => execute(&app, request.data(request_id), &headers).await,
+            Ok(request) => execute(&app, caller, request.data(request_id), &headers).await,
             Err(refused) => refused.into_response(),
         };
     }
@@ -152,8 +160,8 @@ fn parse_body(body: &[u8]) -> Result<Request, String> {
     Ok(request)
 }
 
-async fn execute(app: &App, request: Request, headers: &HeaderMap) -> Response {
-    let mut response = app.graphql().execute(Caller::anonymous(), request).await;
+async fn execute(app: &App, caller: Caller, request: Request, headers: &HeaderMap) -> Response {
+    let mut response = app.graphql().execute(caller, request).await;
     bound_errors(&mut response.errors);
     let prefers_graphql = accepts(headers, "application/graphql-response+json");
     let is_request_error = is_request_error(&response);

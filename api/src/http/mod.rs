@@ -24,6 +24,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::app::App;
 use crate::graphql::error::INTERNAL;
 
+mod caller;
 mod graphql;
 mod health;
 mod request_id;

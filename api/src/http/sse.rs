@@ -20,8 +20,8 @@ use crate::app::App;
 const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
 /// Executes the request and answers with its events.
-pub(super) fn respond(app: &App, request: Request) -> Response {
-    let events = until_failure(app.graphql().execute_stream(Caller::anonymous(), request))
+pub(super) fn respond(app: &App, caller: Caller, request: Request) -> Response {
+    let events = until_failure(app.graphql().execute_stream(caller, request))
         .map(|response| Event::default().event("next").json_data(response).unwrap_or_default())
         .chain(stream::once(async { Event::default().event("complete").data("") }))
         .map(Ok::<_, Infallible>)

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use async_graphql::{Request, Response, ServerError};
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
+use axum::http::HeaderMap;
 use axum::response::IntoResponse;
 use futures_util::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,7 @@ use tracing::debug;
 
 use super::graphql::{Refused, has_no_data};
 use crate::access::Caller;
+use crate::access::door::{Credential, Denied, LOOK_AGAIN_AFTER};
 use crate::app::App;
 use crate::graphql::Executor;
 use crate::graphql::error::RequestId;
@@ -51,6 +53,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) fn upgrade(
     app: App,
     upgrade: WebSocketUpgrade,
+    headers: &HeaderMap,
     request_id: RequestId,
 ) -> axum::response::Response {
     let upgrade = upgrade.protocols([PROTOCOL]).max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE);
@@ -58,6 +61,11 @@ pub(super) fn upgrade(
         return Refused::bad_request(format!("the WebSocket's subprotocol must be {PROTOCOL}"))
             .into_response();
     }
+    // Programs send their credential as a header; browsers cannot, and send it in `connection_init`.
+    let credential = match Credential::of_headers(headers) {
+        Ok(credential) => credential,
+        Err(denied) => return denied.into_response(),
+    };
     let sockets = app.sockets().clone();
     upgrade.on_upgrade(move |socket| {
         let session = Session {
@@ -65,7 +73,8 @@ pub(super) fn upgrade(
             graphql: app.graphql().clone(),
             request_id,
             operations: StreamMap::new(),
-            is_introduced: false,
+            credential,
+            caller: None,
             last_heard: Instant::now(),
         };
         sockets.track_future(session.serve(app))
@@ -76,7 +85,7 @@ pub(super) fn upgrade(
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum ClientMessage {
-    ConnectionInit,
+    ConnectionInit { payload: Option<serde_json::Value> },
     Ping { payload: Option<serde_json::Value> },
     Pong,
     Subscribe { id: String, payload: Box<Request> },
@@ -115,6 +124,15 @@ enum End {
 }
 
 impl End {
+    fn denied(denied: Denied) -> Self {
+        match denied {
+            Denied::Unauthenticated => Self::Close(4403, "Forbidden".into()),
+            Denied::Unavailable => {
+                Self::Close(close_code::AGAIN, "nobody can tell now who you are; connect again later".into())
+            }
+        }
+    }
+
     fn bad_message(what: impl Into<Cow<'static, str>>) -> Self {
         Self::Close(4400, what.into())
     }
@@ -128,7 +146,9 @@ struct Session {
     graphql: Executor,
     request_id: RequestId,
     operations: StreamMap<String, Operation>,
-    is_introduced: bool,
+    credential: Option<Credential>,
+    /// Known once the client has introduced itself.
+    caller: Option<Caller>,
     last_heard: Instant,
 }
 
@@ -148,6 +168,8 @@ impl Session {
     /// Talks until the conversation ends.
     async fn converse(&mut self, app: App) -> End {
         let introduced_by = Instant::now() + INIT_TIMEOUT;
+        let mut look_again = interval_at(Instant::now() + LOOK_AGAIN_AFTER, LOOK_AGAIN_AFTER);
+        look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ping = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -155,11 +177,12 @@ impl Session {
                 () = app.shutdown().cancelled() => {
                     Err(End::Close(close_code::AWAY, "the server is stopping; connect again and resume".into()))
                 }
-                () = sleep_until(introduced_by), if !self.is_introduced => {
+                () = sleep_until(introduced_by), if self.caller.is_none() => {
                     Err(End::Close(4408, "Connection initialisation timeout".into()))
                 }
+                _ = look_again.tick(), if self.caller.is_some() => self.look_again(&app).await,
                 _ = ping.tick() => self.ask_whether_alive().await,
-                frame = self.socket.recv() => self.on_frame(frame).await,
+                frame = self.socket.recv() => self.on_frame(&app, frame).await,
                 Some((id, answer)) = self.operations.next(), if !self.operations.is_empty() => {
                     self.on_answer(&id, answer).await
                 }
@@ -170,6 +193,18 @@ impl Session {
         }
     }
 
+    /// Closes the socket when its credential is no good any more. Operations that run keep what they were begun with until
+    /// then.
+    async fn look_again(&mut self, app: &App) -> Result<(), End> {
+        match identify(app, self.credential.clone()).await {
+            Ok(caller) => self.caller = Some(caller),
+            // Nobody can tell now: that is no reason to send anybody away.
+            Err(Denied::Unavailable) => {}
+            Err(denied) => return Err(End::denied(denied)),
+        }
+        Ok(())
+    }
+
     async fn ask_whether_alive(&mut self) -> Result<(), End> {
         if self.last_heard.elapsed() > PING_INTERVAL * 2 {
             return Err(End::Gone);
@@ -177,10 +212,10 @@ impl Session {
         self.send_frame(Message::Ping(Default::default())).await
     }
 
-    async fn on_frame(&mut self, frame: Option<Result<Message, axum::Error>>) -> Result<(), End> {
+    async fn on_frame(&mut self, app: &App, frame: Option<Result<Message, axum::Error>>) -> Result<(), End> {
         self.last_heard = Instant::now();
         match frame {
-            Some(Ok(Message::Text(text))) => self.on_text(&text).await,
+            Some(Ok(Message::Text(text))) => self.on_text(app, &text).await,
             Some(Ok(Message::Binary(_))) => Err(End::bad_message("messages must be text")),
             // The library answers a ping by itself.
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(()),
@@ -192,23 +227,27 @@ impl Session {
         }
     }
 
-    async fn on_text(&mut self, text: &str) -> Result<(), End> {
+    async fn on_text(&mut self, app: &App, text: &str) -> Result<(), End> {
         let message: ClientMessage = serde_json::from_str(text)
             .map_err(|_| End::bad_message("not a message of graphql-transport-ws"))?;
         match message {
-            ClientMessage::ConnectionInit if self.is_introduced => {
+            ClientMessage::ConnectionInit { .. } if self.caller.is_some() => {
                 Err(End::Close(4429, "Too many initialisation requests".into()))
             }
-            ClientMessage::ConnectionInit => {
-                self.is_introduced = true;
+            ClientMessage::ConnectionInit { payload } => {
+                if let Some(credential) = Credential::of_payload(payload.as_ref()).map_err(End::denied)? {
+                    self.credential = Some(credential);
+                }
+                let caller = identify(app, self.credential.clone()).await.map_err(End::denied)?;
+                self.caller = Some(caller);
                 self.send(&ServerMessage::ConnectionAck).await
             }
             ClientMessage::Ping { payload } => self.send(&ServerMessage::Pong { payload }).await,
             ClientMessage::Pong => Ok(()),
-            ClientMessage::Subscribe { .. } if !self.is_introduced => {
-                Err(End::Close(4401, "Unauthorized".into()))
-            }
-            ClientMessage::Subscribe { id, payload } => self.subscribe(id, *payload).await,
+            ClientMessage::Subscribe { id, payload } => match self.caller.clone() {
+                Some(caller) => self.subscribe(caller, id, *payload).await,
+                None => Err(End::Close(4401, "Unauthorized".into())),
+            },
             ClientMessage::Complete { id } => {
                 // An unknown id is no fault: our own `complete` may have crossed the client's.
                 self.operations.remove(&id);
@@ -217,7 +256,7 @@ impl Session {
         }
     }
 
-    async fn subscribe(&mut self, id: String, request: Request) -> Result<(), End> {
+    async fn subscribe(&mut self, caller: Caller, id: String, request: Request) -> Result<(), End> {
         if id.is_empty() || id.len() > MAX_ID {
             return Err(End::bad_message(format!("an id must have 1 to {MAX_ID} bytes")));
         }
@@ -229,7 +268,7 @@ impl Session {
             let errors = [ServerError::new(message, None)];
             return self.send(&ServerMessage::Error { id: &id, payload: &errors }).await;
         }
-        let answers = self.graphql.execute_stream(Caller::anonymous(), request.data(self.request_id.clone()));
+        let answers = self.graphql.execute_stream(caller, request.data(self.request_id.clone()));
         self.operations.insert(id, answers.map(Some).chain(stream::once(async { None })).boxed());
         Ok(())
     }
@@ -264,6 +303,11 @@ impl Session {
     }
 }
 
+/// A function apart from the session, which no other thread may look at while it waits.
+async fn identify(app: &App, credential: Option<Credential>) -> Result<Caller, Denied> {
+    app.door().identify(credential.as_ref()).await
+}
+
 fn is_too_long(error: &axum::Error) -> bool {
     error.to_string().starts_with("Space limit exceeded")
 }
@@ -289,7 +333,7 @@ mod tests {
         let parse = |text: &str| serde_json::from_str::<ClientMessage>(text);
         assert!(matches!(
             parse(r#"{"type": "connection_init", "payload": {"token": "x"}}"#),
-            Ok(ClientMessage::ConnectionInit)
+            Ok(ClientMessage::ConnectionInit { payload: Some(_) })
         ));
         assert!(matches!(parse(r#"{"type": "ping"}"#), Ok(ClientMessage::Ping { payload: None })));
         assert!(matches!(parse(r#"{"type": "pong", "payload": null}"#), Ok(ClientMessage::Pong)));

@@ -5,6 +5,7 @@
 use oms_tests::{OmsProcess, TestDatabase};
 use serde_json::Value;
 
+mod access;
 mod bad_inputs;
 mod catalog;
 mod command_line;

@@ -34,8 +34,9 @@ impl Connection {
     pub(super) async fn open(target: &Target) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(target.addr).await.context("cannot connect")?;
         stream.set_nodelay(true).context("cannot set up the connection")?;
+        let key = target.api_key.as_ref().map(|key| format!("x-api-key: {key}\r\n")).unwrap_or_default();
         let head = format!(
-            "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: ",
+            "POST {} HTTP/1.1\r\nhost: {}\r\n{key}content-type: application/json\r\ncontent-length: ",
             target.path, target.addr
         );
         Ok(Self { stream, head, request: Vec::new(), answer: Vec::new(), body_start: 0 })

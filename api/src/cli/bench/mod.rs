@@ -78,6 +78,10 @@ struct ServerArgs {
     #[arg(long, env = "OMS_LISTEN", value_name = "ADDRESS:PORT", default_value_t = ProcessArgs::default().listen, hide = true)]
     listen: String,
 
+    /// API key to show to the server [default: one that is made in its database, good for a day]
+    #[arg(long, env = "OMS_API_KEY", value_name = "KEY", hide_env_values = true)]
+    api_key: Option<String>,
+
     #[command(flatten)]
     database: DatabaseArgs,
 }

@@ -35,9 +35,10 @@ pub(in crate::cli) struct PlaceArgs {
 }
 
 pub(super) async fn run(args: &PlaceArgs) -> anyhow::Result<()> {
-    let target = args.server.target().await?;
+    let mut target = args.server.target().await?;
     target.probe().await?;
     let database = BenchDatabase::join(&args.server.database).await?;
+    target.use_key(args.server.api_key.as_deref(), &database.db).await?;
     let measured = measure(args, &target, &database, args.output.output()).await;
     database.leave().await?;
     args.output.output().tell(&measured?)

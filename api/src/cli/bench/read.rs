@@ -40,9 +40,10 @@ pub(in crate::cli) struct ReadArgs {
 }
 
 pub(super) async fn run(args: &ReadArgs) -> anyhow::Result<()> {
-    let target = args.server.target().await?;
+    let mut target = args.server.target().await?;
     target.probe().await?;
     let database = BenchDatabase::join(&args.server.database).await?;
+    target.use_key(args.server.api_key.as_deref(), &database.db).await?;
     let measured = measure(args, &target, &database, args.output.output()).await;
     database.leave().await?;
     args.output.output().tell(&measured?)

@@ -43,9 +43,10 @@ pub(in crate::cli) struct WatchArgs {
 }
 
 pub(super) async fn run(args: &WatchArgs) -> anyhow::Result<()> {
-    let target = args.server.target().await?;
+    let mut target = args.server.target().await?;
     target.probe().await?;
     let database = BenchDatabase::join(&args.server.database).await?;
+    target.use_key(args.server.api_key.as_deref(), &database.db).await?;
     let measured = measure(args, &target, &database, args.output.output()).await;
     database.leave().await?;
     let report = measured?;
@@ -224,7 +225,8 @@ async fn connect(target: &Target) -> anyhow::Result<Socket> {
     let stream = TcpStream::connect(target.addr).await.context("cannot connect a WebSocket")?;
     stream.set_nodelay(true).context("cannot set up a WebSocket")?;
     let (mut socket, _) = client_async(request, stream).await.context("the server takes no WebSocket")?;
-    send(&mut socket, &json!({ "type": "connection_init" })).await?;
+    send(&mut socket, &json!({ "type": "connection_init", "payload": { "x-api-key": target.api_key } }))
+        .await?;
     match receive(&mut socket).await? {
         ServerMessage::ConnectionAck => Ok(socket),
         _ => bail!("the server did not acknowledge the WebSocket"),

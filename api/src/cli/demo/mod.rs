@@ -16,7 +16,7 @@ use self::client::{Client, Order, Update};
 use self::scenario::{SCENARIOS, Scenario};
 use self::screen::Screen;
 use super::{print_line, verify};
-use crate::config::{DatabaseArgs, GatewayArgs, ProcessArgs, ServeArgs};
+use crate::config::{AccessArgs, DatabaseArgs, GatewayArgs, ProcessArgs, ServeArgs};
 use crate::serve::{self, Running};
 use crate::shutdown;
 
@@ -54,6 +54,8 @@ impl DemoArgs {
             database: self.database.clone(),
             process: ProcessArgs { listen: self.listen.clone(), ..ProcessArgs::default() },
             gateway: GatewayArgs { delay_ms: self.gateway_delay_ms, ..GatewayArgs::default() },
+            // What it prints to be pasted needs no key.
+            access: AccessArgs { dev_anonymous: true, ..AccessArgs::default() },
             ..ServeArgs::default()
         }
     }

@@ -150,6 +150,8 @@ pub(super) fn what_next(url: &str, order_id: &str) -> String {
     let curl = format!("curl -s {url} -H 'content-type: application/json'");
     format!(
         r#"
+The demo lets everybody on this machine in; `oms serve` asks for an API key (`oms keys create --help`).
+
 Place an order of your own (the same key again returns the same order):
   {curl} -d '{{"query":"mutation {{ placeOrder(input: {{idempotencyKey: \"my-order-1\", lines: [{{sku: \"SKU-1\", quantity: 1}}], waitMs: 5000}}) {{ order {{ id status }} userErrors {{ message }} }} }}"}}'
 

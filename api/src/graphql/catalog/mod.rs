@@ -1,7 +1,8 @@
 //! The catalog as clients see it.
 
-use async_graphql::{ComplexObject, Context, Result, SimpleObject};
+use async_graphql::{ComplexObject, Context, Guard, Result, SimpleObject};
 use chrono::{DateTime, Utc};
+use domain::app::Scope;
 use domain::catalog::entity;
 use sea_orm::DbErr;
 
@@ -10,6 +11,7 @@ use super::loaders::Loaders;
 use super::money::Money;
 use super::page::PageInfo;
 use super::stock::StockLevel;
+use crate::access::Needs;
 
 pub(super) mod mutation;
 pub(super) mod query;
@@ -36,8 +38,11 @@ pub(super) struct Product {
 
 #[ComplexObject]
 impl Product {
-    /// How many there are.
+    /// How many there are; needs the scope orders:write or catalog:write.
     async fn stock(&self, ctx: &Context<'_>) -> Option<Result<StockLevel>> {
+        if let Err(error) = Needs([Scope::OrdersWrite, Scope::CatalogWrite]).check(ctx).await {
+            return Some(Err(error));
+        }
         let row = ctx.data_unchecked::<Loaders>().stock.load(self.sku.clone()).await;
         row.map(|row| row.map(StockLevel::from)).or_report(ctx, "read the stock of a product").transpose()
     }

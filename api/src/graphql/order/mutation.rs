@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use async_graphql::{Context, InputObject, Object, Result, SimpleObject};
 use domain::app::Scope;
-use domain::id::local_app;
+use domain::id::AppId;
 use domain::input::Violation;
 use domain::money::Currency;
 use domain::order::place::{self, PlaceOrder, RequestedLine};
 
 use super::Order;
-use crate::access::Needs;
+use crate::access::{Needs, caller};
 use crate::app::Services;
 use crate::graphql::error::{OrReport, UserError};
 use crate::graphql::money::MoneyInput;
@@ -36,7 +36,7 @@ impl OrderMutation {
         #[graphql(desc = "What to buy.")] input: PlaceOrderInput,
     ) -> Result<PlaceOrderPayload> {
         let services = ctx.data_unchecked::<Services>();
-        let (request, wait) = match input.check(services.settings.currency) {
+        let (request, wait) = match input.check(caller(ctx)?.app_id(), services.settings.currency) {
             Ok(checked) => checked,
             Err(user_errors) => return Ok(PlaceOrderPayload::refused(user_errors)),
         };
@@ -44,6 +44,8 @@ impl OrderMutation {
             Ok(placed) => placed,
             Err(refusals) => return Ok(PlaceOrderPayload::refused(refusals)),
         };
+        // Returned once: whoever repeats a call may be somebody else who came by its key.
+        let access_token = (!placed.replayed).then(|| services.door.issue_order_token(placed.order.id));
         let order = match wait {
             Some(wait) => services.event_feed.wait_until_settled(placed.order.id, wait).await,
             None => Ok(None),
@@ -51,7 +53,12 @@ impl OrderMutation {
         // The order exists by now. Failing to read it again is no reason to keep its id from the client.
         let order = order.ok().flatten().unwrap_or(placed.order);
         let order = Order::try_new(order).or_report(ctx, "show an order")?;
-        Ok(PlaceOrderPayload { order: Some(order), replayed: placed.replayed, user_errors: Vec::new() })
+        Ok(PlaceOrderPayload {
+            order: Some(order),
+            replayed: placed.replayed,
+            access_token,
+            user_errors: Vec::new(),
+        })
     }
 }
 
@@ -122,19 +129,27 @@ pub(super) struct PlaceOrderPayload {
     order: Option<Order>,
     /// Whether an earlier call with the same key had placed it. Example: `false`
     replayed: bool,
+    /// Opens this one order, and its `orderStatus`, to a shopper without an account; returned once, by the call that places
+    /// the order, and ending by itself. Example: `oms_order_...`
+    access_token: Option<String>,
     /// Why it was refused; empty when it was not.
     user_errors: Vec<UserError>,
 }
 
 impl PlaceOrderPayload {
     fn refused(errors: Vec<impl Into<UserError>>) -> Self {
-        Self { order: None, replayed: false, user_errors: errors.into_iter().map(Into::into).collect() }
+        Self {
+            order: None,
+            replayed: false,
+            access_token: None,
+            user_errors: errors.into_iter().map(Into::into).collect(),
+        }
     }
 }
 
 impl PlaceOrderInput {
     /// Checks what can be checked without a row, and returns the order and how long to wait for it.
-    fn check(self, store: Currency) -> Result<(PlaceOrder, Option<Duration>), Vec<UserError>> {
+    fn check(self, app_id: AppId, store: Currency) -> Result<(PlaceOrder, Option<Duration>), Vec<UserError>> {
         let mut violations = Vec::new();
         let expected_total = self.expected_total.as_ref().map(|total| total.to_money(store)).transpose();
         let expected_total = expected_total.unwrap_or_else(|violation| {
@@ -145,7 +160,7 @@ impl PlaceOrderInput {
             violations.push(Violation::new(&["waitMs"], format!("must be between 0 and {MAX_WAIT_MS}")));
         }
         let wait = self.wait_ms.and_then(|wait_ms| u64::try_from(wait_ms).ok()).map(Duration::from_millis);
-        let checked = PlaceOrder::try_new(local_app(), self.into_request(expected_total));
+        let checked = PlaceOrder::try_new(app_id, self.into_request(expected_total));
         let mut errors: Vec<UserError> = violations.into_iter().map(UserError::from).collect();
         match checked {
             Ok(order) if errors.is_empty() => Ok((order, wait)),
@@ -188,7 +203,10 @@ mod tests {
 
     fn check(value: Value) -> Result<Option<Duration>, usize> {
         let input = <PlaceOrderInput as InputType>::parse(Some(value)).expect("a well-formed input");
-        input.check(Currency::USD).map(|(_, wait)| wait).map_err(|errors| errors.len())
+        input
+            .check(domain::id::local_app(), Currency::USD)
+            .map(|(_, wait)| wait)
+            .map_err(|errors| errors.len())
     }
 
     #[test]

@@ -1,0 +1,109 @@
+//! Apps and their keys as administrators see them.
+
+use async_graphql::{Context, ID, Object, Result, SimpleObject};
+use chrono::{DateTime, Utc};
+use domain::app::store;
+use domain::id::{AppId, KeyId};
+use sea_orm::DbErr;
+
+use super::error::OrReport;
+use crate::app::Services;
+
+pub(super) mod mutation;
+pub(super) mod query;
+
+/// The most keys that an app shows.
+const MAX_KEYS: u64 = 100;
+
+/// An API client with credentials of its own. It sees the orders that it has placed.
+#[derive(Debug, Clone)]
+pub(super) struct App(store::App);
+
+/// An API client with credentials of its own. It sees the orders that it has placed.
+#[Object]
+impl App {
+    /// Names the app everywhere: a TypeID. Example: `app_01jx2v3q8kf0v8c9m5w6r7t2ab`
+    async fn id(&self) -> ID {
+        app_id(self.0.id)
+    }
+
+    /// What people call it. Example: `warehouse`
+    async fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Points that flow back into its budget in a second; null for the server's setting, 0 for no limit. Example: `100`
+    async fn points_per_second(&self) -> Option<i32> {
+        self.0.points_per_second
+    }
+
+    /// When it was made (RFC 3339, UTC). Example: `2026-11-25T10:00:00.123456+00:00`
+    async fn created_at(&self) -> DateTime<Utc> {
+        self.0.created_at
+    }
+
+    /// Its keys, the newest first, at most 100; those that are no good any more as well.
+    #[graphql(complexity = "10 * child_complexity + 1")]
+    async fn keys(&self, ctx: &Context<'_>) -> Result<Vec<ApiKey>> {
+        let db = &ctx.data_unchecked::<Services>().db;
+        let keys = store::list_keys(db, Some(vec![self.0.id]), MAX_KEYS).await;
+        Ok(keys.or_report(ctx, "read the keys of an app")?.into_iter().map(ApiKey::from).collect())
+    }
+}
+
+/// A credential of an app, without its secret.
+#[derive(Debug, Clone, SimpleObject)]
+pub(super) struct ApiKey {
+    /// Names the key; it opens nothing. Example: `key_01jx2v3q8kf0v8c9m5w6r7t2ab`
+    id: ID,
+    /// Whose it is. Example: `app_01jx2v3q8kf0v8c9m5w6r7t2ab`
+    app_id: ID,
+    /// What people call it. Example: `warehouse, spring 2026`
+    name: String,
+    /// The beginning of its secret, to tell keys apart. Example: `oms_live_a1B2c3D4`
+    prefix: String,
+    /// What it may do. Example: `orders:read`
+    scopes: Vec<String>,
+    /// Its row filter: apps whose orders it sees besides its own.
+    granted_apps: Vec<ID>,
+    /// When it was made (RFC 3339, UTC). Example: `2026-11-25T10:00:00.123456+00:00`
+    created_at: DateTime<Utc>,
+    /// Until when it is good (RFC 3339, UTC); null for ever. Example: `2027-11-25T10:00:00+00:00`
+    expires_at: Option<DateTime<Utc>>,
+    /// Since when it is revoked (RFC 3339, UTC); null if it is not. Example: `2026-12-01T10:00:00.123456+00:00`
+    revoked_at: Option<DateTime<Utc>>,
+    /// When it was last used (RFC 3339, UTC), to within a minute; null if it never was.
+    /// Example: `2026-11-25T10:00:00.123456+00:00`
+    last_used_at: Option<DateTime<Utc>>,
+}
+
+impl From<store::ApiKey> for ApiKey {
+    fn from(key: store::ApiKey) -> Self {
+        Self {
+            id: ID(KeyId::from_uuid(key.id).to_string()),
+            app_id: app_id(key.app_id),
+            name: key.name,
+            prefix: key.prefix,
+            scopes: key.scopes,
+            granted_apps: key.granted_apps.into_iter().map(app_id).collect(),
+            created_at: key.created_at,
+            expires_at: key.expires_at,
+            revoked_at: key.revoked_at,
+            last_used_at: key.last_used_at,
+        }
+    }
+}
+
+fn app_id(id: uuid::Uuid) -> ID {
+    ID(AppId::from_uuid(id).to_string())
+}
+
+/// Returns the app that the text names; `None` if there is none.
+async fn find_app(ctx: &Context<'_>, id: &ID) -> Result<Option<store::App>> {
+    let db = &ctx.data_unchecked::<Services>().db;
+    let found: Result<Option<store::App>, DbErr> = match id.parse::<AppId>() {
+        Ok(id) => store::find_app(db, id.uuid()).await,
+        Err(_) => Ok(None),
+    };
+    found.or_report(ctx, "read an app")
+}

@@ -1,0 +1,319 @@
+//! Who may do what.
+
+use std::time::{Duration, Instant};
+
+use domain::app::Scope;
+use oms_tests::{AppWithKey, Shop, Socket, app_with_key, key_of, oms_command, order, within};
+use reqwest::StatusCode;
+use reqwest::header::WWW_AUTHENTICATE;
+use serde_json::{Value, json};
+
+use crate::OMS;
+
+/// A shop that asks who calls.
+async fn closed_shop() -> Shop {
+    Shop::open_with(|args| args.access.dev_anonymous = false).await
+}
+
+async fn key(shop: &Shop, name: &str, scopes: &[Scope]) -> AppWithKey {
+    app_with_key(&shop.db.connection(), name, scopes).await
+}
+
+fn code(answer: &Value) -> &str {
+    answer["errors"][0]["extensions"]["code"].as_str().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn whatever_is_wrong_with_a_credential_the_answer_is_the_same() {
+    let shop = closed_shop().await;
+    let good = key(&shop, "app", &[Scope::OrdersRead]).await;
+    let (status, answer) = shop.with(&good.secret).send("{ __typename }", json!({})).await;
+    assert_eq!((status, &answer["data"]["__typename"]), (StatusCode::OK, &json!("Query")));
+
+    let revoked = key(&shop, "revoked", &[Scope::OrdersRead]).await;
+    shop.db.execute(&format!("UPDATE api_keys SET revoked_at = now() WHERE id = '{}'", revoked.key_id)).await;
+    let expired = key(&shop, "expired", &[Scope::OrdersRead]).await;
+    shop.db.execute(&format!("UPDATE api_keys SET expires_at = now() WHERE id = '{}'", expired.key_id)).await;
+    let mut forged = good.secret.clone();
+    let last = if forged.pop() == Some('a') { 'b' } else { 'a' };
+    forged.push(last);
+
+    let mut answers = Vec::new();
+    for credential in [
+        revoked.secret.as_str(),
+        &expired.secret,
+        &forged,
+        "nonsense",
+        "oms_order_AAAA",
+        "eyJhbGciOiJub25lIn0.e30.",
+        &"x".repeat(9_000),
+    ] {
+        let response = shop.with(credential).try_send("{ __typename }", json!({})).await.expect("an answer");
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{credential}");
+        assert_eq!(response.headers()[WWW_AUTHENTICATE], "Bearer");
+        answers.push(response.text().await.expect("a body"));
+    }
+    let nothing = shop.try_send("{ __typename }", json!({})).await.expect("an answer");
+    assert_eq!(nothing.status(), StatusCode::UNAUTHORIZED);
+    answers.push(nothing.text().await.expect("a body"));
+    let basic = shop.post().header("authorization", "Basic YTpi").json(&json!({ "query": "{ __typename }" }));
+    answers.push(basic.send().await.expect("an answer").text().await.expect("a body"));
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:#?}");
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_key_is_taken_as_bearer_token_and_as_x_api_key() {
+    let shop = closed_shop().await;
+    let key = key(&shop, "app", &[Scope::OrdersRead]).await;
+    let body = json!({ "query": "{ __typename }" });
+    let response = shop.post().header("x-api-key", &key.secret).json(&body).send().await.expect("an answer");
+    assert_eq!(response.status(), StatusCode::OK);
+    let get = shop.get_graphql(&[("query", "{ __typename }")]);
+    assert_eq!(get.send().await.expect("an answer").status(), StatusCode::UNAUTHORIZED);
+    let get = shop.with(&key.secret).get_graphql(&[("query", "{ __typename }")]);
+    assert_eq!(get.send().await.expect("an answer").status(), StatusCode::OK);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn each_root_opens_with_its_scope_and_stays_shut_without() {
+    let shop = closed_shop().await;
+    let place = "mutation { placeOrder(input: { idempotencyKey: \"k\", lines: [{ sku: \"SKU-1\", quantity: 1 }] }) \
+                 { order { id } } }";
+    let requests = [
+        ("{ getOrder(id: \"x\") { id } }", &[Scope::OrdersRead][..]),
+        (place, &[Scope::OrdersWrite]),
+        ("{ products(first: 1) { nodes { sku } } }", &[Scope::OrdersRead, Scope::CatalogWrite]),
+        ("{ stock(skus: [\"SKU-1\"]) { sku } }", &[Scope::OrdersWrite, Scope::CatalogWrite]),
+        (
+            "mutation { upsertProducts(input: { products: [] }) { userErrors { code } } }",
+            &[Scope::CatalogWrite],
+        ),
+        ("{ sagas(first: 1) { nodes { step } } }", &[Scope::SagasOperate]),
+        ("{ apps { name } }", &[Scope::AppsManage]),
+        ("mutation { createApp(input: { name: \"x\" }) { app { id } } }", &[Scope::AppsManage]),
+        ("mutation { revokeApiKey(id: \"x\") { userErrors { code } } }", &[Scope::AppsManage]),
+    ];
+    for scope in Scope::ALL {
+        let key = key(&shop, scope.name(), &[scope]).await;
+        for (query, opens) in requests {
+            let (_, answer) = shop.with(&key.secret).send(query, json!({})).await;
+            let may =
+                opens.contains(&scope) || (scope == Scope::OrdersWrite && opens.contains(&Scope::OrdersRead));
+            assert_eq!(code(&answer) != "FORBIDDEN", may, "{scope}: {query}: {answer}");
+        }
+    }
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn an_administrator_makes_rotates_and_revokes_keys() {
+    let shop = closed_shop().await;
+    let admin = shop.with(&key(&shop, "admin", &[Scope::AppsManage, Scope::OrdersRead]).await.secret);
+    let app = admin
+        .execute(
+            "mutation { createApp(input: { name: \"partner\", pointsPerSecond: 0 }) { app { id } } }",
+            json!({}),
+        )
+        .await;
+    let app_id = &app["createApp"]["app"]["id"];
+    let create = "mutation ($input: CreateApiKeyInput!) { createApiKey(input: $input) {
+        apiKey { id prefix scopes lastUsedAt } secret userErrors { path message } } }";
+    let input = json!({ "appId": app_id, "name": "first", "scopes": ["orders:read"] });
+    let made = admin.execute(create, json!({ "input": input })).await["createApiKey"].take();
+    let secret = made["secret"].as_str().expect("a secret");
+    assert!(secret.starts_with(made["apiKey"]["prefix"].as_str().expect("a prefix")), "{made}");
+    let stored = shop.db.texts("SELECT api_keys::text FROM api_keys").await.join("\n");
+    assert!(!stored.contains(secret), "only its hash is kept");
+    shop.with(secret).execute("{ getOrder(id: \"x\") { id } }", json!({})).await;
+
+    // Nobody makes a key that opens more than their own.
+    let input = json!({ "appId": app_id, "name": "more", "scopes": ["orders:read", "sagas:operate"] });
+    let refused = admin.execute(create, json!({ "input": input })).await;
+    assert_eq!(refused["createApiKey"]["userErrors"][0]["path"], json!(["input", "scopes"]), "{refused}");
+    for (input, field) in [
+        (json!({ "appId": "app_x", "name": "n", "scopes": ["orders:read"] }), "appId"),
+        (json!({ "appId": app_id, "name": "", "scopes": ["orders:read"] }), "name"),
+        (json!({ "appId": app_id, "name": "n", "scopes": [] }), "scopes"),
+        (json!({ "appId": app_id, "name": "n", "scopes": ["everything"] }), "scopes"),
+        (
+            json!({ "appId": app_id, "name": "n", "scopes": ["orders:read"], "expiresAt": "2020-01-01T00:00:00Z" }),
+            "expiresAt",
+        ),
+    ] {
+        let refused = admin.execute(create, json!({ "input": input })).await;
+        assert_eq!(refused["createApiKey"]["userErrors"][0]["path"][1], json!(field), "{input}: {refused}");
+        assert_eq!(refused["createApiKey"]["secret"], Value::Null);
+    }
+
+    let rotate =
+        "mutation ($input: RotateApiKeyInput!) { rotateApiKey(input: $input) { apiKey { id } secret } }";
+    let input = json!({ "id": made["apiKey"]["id"], "graceSeconds": 0 });
+    let rotated = admin.execute(rotate, json!({ "input": input })).await["rotateApiKey"].take();
+    let successor = rotated["secret"].as_str().expect("a secret");
+    assert_eq!(shop.with(secret).send("{ __typename }", json!({})).await.0, StatusCode::UNAUTHORIZED);
+    shop.with(successor).execute("{ __typename }", json!({})).await;
+
+    let revoke = "mutation ($id: ID!) { revokeApiKey(id: $id) { apiKey { revokedAt } userErrors { code } } }";
+    for _ in 0..2 {
+        let revoked = admin.execute(revoke, json!({ "id": rotated["apiKey"]["id"] })).await;
+        assert!(revoked["revokeApiKey"]["apiKey"]["revokedAt"].is_string(), "{revoked}");
+    }
+    assert_eq!(shop.with(successor).send("{ __typename }", json!({})).await.0, StatusCode::UNAUTHORIZED);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn an_idempotency_key_belongs_to_its_app() {
+    let shop = closed_shop().await;
+    let (a, b) = (key(&shop, "a", &[Scope::OrdersWrite]).await, key(&shop, "b", &[Scope::OrdersWrite]).await);
+    let place = "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) {
+        order { id status } replayed userErrors { code } } }";
+    let input = order("the same", [("SKU-1", 1)]).settled().into_value();
+    let first = shop.with(&a.secret).execute(place, json!({ "input": input })).await["placeOrder"].take();
+    let other = shop.with(&b.secret).execute(place, json!({ "input": input })).await["placeOrder"].take();
+    assert_eq!((&other["replayed"], &other["userErrors"]), (&json!(false), &json!([])), "{other}");
+    assert_ne!(first["order"]["id"], other["order"]["id"]);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn an_order_is_seen_by_its_app_and_by_those_it_is_granted_to() {
+    let shop = closed_shop().await;
+    let db = shop.db.connection();
+    let a = key(&shop, "a", &[Scope::OrdersWrite]).await;
+    let b = key(&shop, "b", &[Scope::OrdersWrite]).await;
+    let granted = key_of(&db, b.app_id, &[Scope::OrdersRead], &[a.app_id]).await;
+    let operator = key(&shop, "operator", &[Scope::OrdersRead, Scope::OrdersReadAll]).await;
+    let place = "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { order { id } } }";
+    let input = order("one", [("SKU-1", 1)]).settled().into_value();
+    let placed = shop.with(&a.secret).execute(place, json!({ "input": input })).await;
+    let id = placed["placeOrder"]["order"]["id"].as_str().expect("an id");
+    let read =
+        "query ($id: ID!) { getOrder(id: $id) { id lines { sku } events { type } process { state } } }";
+    for (caller, sees) in [(&a, true), (&b, false), (&granted, true), (&operator, true)] {
+        let answer = shop.with(&caller.secret).execute(read, json!({ "id": id })).await;
+        assert_eq!(answer["getOrder"].is_object(), sees, "{answer}");
+    }
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn an_order_token_opens_one_order_to_a_shopper_and_nothing_else() {
+    let shop = closed_shop().await;
+    let a = key(&shop, "a", &[Scope::OrdersWrite]).await;
+    let place = "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { order { id } accessToken replayed } }";
+    let input = order("mine", [("SKU-1", 1)]).with("email", json!("ada@example.org")).settled().into_value();
+    let placed = shop.with(&a.secret).execute(place, json!({ "input": input })).await["placeOrder"].take();
+    let again = shop.with(&a.secret).execute(place, json!({ "input": input })).await["placeOrder"].take();
+    assert_eq!((&again["replayed"], &again["accessToken"]), (&json!(true), &Value::Null), "returned once");
+    let input = order("other", [("SKU-1", 1)]).settled().into_value();
+    let other = shop.with(&a.secret).execute(place, json!({ "input": input })).await["placeOrder"].take();
+
+    let token = placed["accessToken"].as_str().expect("a token");
+    let shopper = shop.with(token);
+    let read = "query ($id: ID!) { getOrder(id: $id) { id status email lines { name } } }";
+    let seen = shopper.send(read, json!({ "id": placed["order"]["id"] })).await.1;
+    assert_eq!(seen["data"]["getOrder"]["status"], "CONFIRMED", "{seen}");
+    assert_eq!(seen["data"]["getOrder"]["email"], Value::Null, "a link may have been passed on");
+    let unseen = shopper.send(read, json!({ "id": other["order"]["id"] })).await.1;
+    assert_eq!(unseen["data"]["getOrder"], Value::Null, "{unseen}");
+    for query in [
+        "{ stock(skus: [\"SKU-1\"]) { sku } }",
+        "mutation { placeOrder(input: { idempotencyKey: \"x\", \
+                  lines: [{ sku: \"SKU-1\", quantity: 1 }] }) { replayed } }",
+    ] {
+        assert_eq!(code(&shopper.send(query, json!({})).await.1), "FORBIDDEN", "{query}");
+    }
+
+    let mut socket = Socket::open(shop.addr()).await;
+    socket
+        .send(json!({ "type": "connection_init", "payload": { "Authorization": format!("Bearer {token}") } }))
+        .await;
+    assert_eq!(socket.receive().await, Ok(json!({ "type": "connection_ack" })));
+    socket.subscribe("1", placed["order"]["id"].as_str().expect("an id"), None).await;
+    assert_eq!(socket.receive().await.expect("an event")["payload"]["data"]["orderStatus"]["sequence"], 1);
+    socket.subscribe("2", other["order"]["id"].as_str().expect("an id"), None).await;
+    let refused = loop {
+        let message = socket.receive().await.expect("a message");
+        if message["id"] == "2" {
+            break message;
+        }
+    };
+    assert_eq!(refused["type"], "error", "{refused}");
+
+    let revoke = "mutation ($id: ID!) { revokeOrderAccessTokens(orderId: $id) { revoked } }";
+    let revoked = shop.with(&a.secret).execute(revoke, json!({ "id": placed["order"]["id"] })).await;
+    assert_eq!(revoked["revokeOrderAccessTokens"]["revoked"], true);
+    assert_eq!(shopper.send("{ __typename }", json!({})).await.0, StatusCode::UNAUTHORIZED);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_socket_asks_who_calls_and_closes_when_the_key_is_revoked() {
+    let shop = closed_shop().await;
+    for payload in [json!({}), json!({ "x-api-key": "nonsense" }), json!({ "Authorization": 1 })] {
+        let mut socket = Socket::open(shop.addr()).await;
+        socket.send(json!({ "type": "connection_init", "payload": payload })).await;
+        assert_eq!(socket.receive().await, Err(4403), "{payload}");
+    }
+    let admin = key(&shop, "admin", &[Scope::AppsManage]).await;
+    let viewer = key(&shop, "viewer", &[Scope::OrdersRead]).await;
+    let mut socket = Socket::open(shop.addr()).await;
+    socket.send(json!({ "type": "connection_init", "payload": { "X-Api-Key": viewer.secret } })).await;
+    assert_eq!(socket.receive().await, Ok(json!({ "type": "connection_ack" })));
+    let revoke = "mutation ($id: ID!) { revokeApiKey(id: $id) { userErrors { code } } }";
+    let key_id = domain::id::KeyId::from_uuid(viewer.key_id).to_string();
+    shop.with(&admin.secret).execute(revoke, json!({ "id": key_id })).await;
+    let revoked_at = Instant::now();
+    let closed = tokio::time::timeout(Duration::from_secs(60), async {
+        loop {
+            match socket.receive().await {
+                Ok(message) => assert_eq!(message["type"], "ping", "{message}"),
+                Err(code) => break code,
+            }
+        }
+    });
+    assert_eq!(closed.await, Ok(4403), "after {:?}", revoked_at.elapsed());
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn the_command_line_makes_lists_and_revokes_keys() {
+    let shop = closed_shop().await;
+    let run = async |arguments: &[&str]| {
+        let mut command = oms_command(OMS, &shop.db, arguments);
+        within("the command has ended", command.output()).await.expect("oms-under-test runs")
+    };
+    let created =
+        run(&["keys", "create", "--app", "warehouse", "--scopes", "orders:read,orders:write", "--json"])
+            .await;
+    let key: Value = serde_json::from_slice(&created.stdout).expect("one JSON object");
+    let secret = key["secret"].as_str().expect("a secret");
+    shop.with(secret).execute("{ getOrder(id: \"x\") { id } }", json!({})).await;
+
+    let all = run(&["keys", "create", "--scopes", "all"]).await;
+    let all = String::from_utf8(all.stdout).expect("text");
+    shop.with(all.lines().next().expect("the secret")).execute("{ apps { name } }", json!({})).await;
+
+    let listed = String::from_utf8(run(&["keys", "list"]).await.stdout).expect("text");
+    assert!(
+        listed.contains(key["prefix"].as_str().expect("a prefix")) && listed.contains("warehouse"),
+        "{listed}"
+    );
+    assert!(!listed.contains(secret), "{listed}");
+
+    let revoked = run(&["keys", "revoke", key["prefix"].as_str().expect("a prefix")]).await;
+    assert!(revoked.status.success(), "{revoked:?}");
+    let listed = String::from_utf8(run(&["keys", "list", "--json"]).await.stdout).expect("text");
+    assert!(listed.contains("\"state\":\"revoked\""), "{listed}");
+    for bad in [
+        &["keys", "create", "--scopes", "everything"][..],
+        &["keys", "revoke", "oms_live_nothing"],
+        &["keys", "create"],
+    ] {
+        assert!(!run(bad).await.status.success(), "{bad:?}");
+    }
+    shop.close().await;
+}
