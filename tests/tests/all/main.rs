@@ -15,6 +15,7 @@ mod failures;
 mod happy_path;
 mod http;
 mod idempotency;
+mod isolation;
 mod laws;
 mod operate;
 mod outages;
