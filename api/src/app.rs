@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::door::Door;
+use crate::config::LimitArgs;
 use crate::event_feed::EventFeed;
 use crate::graphql::Executor;
 use crate::placing::Placing;
@@ -69,6 +70,7 @@ impl App {
         definitions: Definitions,
         door: Door,
         settings: AppSettings,
+        limits: LimitArgs,
         shutdown: CancellationToken,
     ) -> Self {
         let event_feed = EventFeed::start(db.clone(), &wakeups, shutdown.clone());
@@ -82,7 +84,7 @@ impl App {
             door: door.clone(),
             settings,
         };
-        let graphql = Executor::start(services);
+        let graphql = Executor::start(services, limits);
         Self(Arc::new(Parts { db, graphql, door, shutdown, sockets: TaskTracker::new() }))
     }
 

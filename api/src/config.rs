@@ -114,6 +114,9 @@ pub struct ServeArgs {
     /// Who may call.
     #[command(flatten)]
     pub access: AccessArgs,
+    /// What a request may ask for.
+    #[command(flatten)]
+    pub limits: LimitArgs,
     /// The identity provider.
     #[command(flatten)]
     pub oidc: OidcArgs,
@@ -348,6 +351,60 @@ pub struct AccessArgs {
 impl Default for AccessArgs {
     fn default() -> Self {
         Self { dev_anonymous: false, order_token_days: 30, points_per_second: 100 }
+    }
+}
+
+/// What a request may ask for. Each is refused before it is executed, in time linear in its size.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// Tokens of a query
+    #[arg(long, env = "OMS_MAX_TOKENS", value_name = "COUNT", default_value_t = Self::default().max_tokens,
+          value_parser = clap::value_parser!(u32).range(100..=10_000))]
+    pub max_tokens: u32,
+
+    /// Levels of a query; a look at the schema may go deeper
+    #[arg(long, env = "OMS_MAX_DEPTH", value_name = "LEVELS", default_value_t = Self::default().max_depth,
+          value_parser = clap::value_parser!(u32).range(5..=30))]
+    pub max_depth: u32,
+
+    /// Aliases of a document
+    #[arg(long, env = "OMS_MAX_ALIASES", value_name = "COUNT", default_value_t = Self::default().max_aliases,
+          value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    pub max_aliases: u32,
+
+    /// Fields at the root of an operation
+    #[arg(long, env = "OMS_MAX_ROOT_FIELDS", value_name = "COUNT", default_value_t = Self::default().max_root_fields,
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub max_root_fields: u32,
+
+    /// Directives of a document
+    #[arg(long, env = "OMS_MAX_DIRECTIVES", value_name = "COUNT", default_value_t = Self::default().max_directives,
+          value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    pub max_directives: u32,
+
+    /// Points that one request may cost, whoever asks
+    #[arg(long, env = "OMS_MAX_COST", value_name = "POINTS", default_value_t = Self::default().max_cost,
+          value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
+    pub max_cost: u32,
+
+    /// Milliseconds that a query may take; a mutation may take as long again, because placeOrder may be told to wait
+    #[arg(long, env = "OMS_QUERY_TIMEOUT_MS", value_name = "MS", default_value_t = Self::default().query_timeout_ms,
+          value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    pub query_timeout_ms: u64,
+}
+
+impl Default for LimitArgs {
+    fn default() -> Self {
+        Self {
+            max_tokens: 1_000,
+            max_depth: 10,
+            max_aliases: 15,
+            max_root_fields: 10,
+            max_directives: 50,
+            max_cost: 1_000,
+            query_timeout_ms: 10_000,
+        }
     }
 }
 

@@ -271,7 +271,7 @@ async fn start_api(
     let provider = args.oidc.settings()?.map(TokenVerifier::start).transpose()?;
     let door = Door::open(db.clone(), args.access.clone(), provider, stop.clone()).await;
     let door = door.context("cannot read what signs the access tokens of orders")?;
-    let app = App::start(db.clone(), wakeups, definitions, door, settings, stop.clone());
+    let app = App::start(db.clone(), wakeups, definitions, door, settings, args.limits.clone(), stop.clone());
     let router = http::router(app.clone(), RenderMetrics::new(|| telemetry::metrics().render()));
     let stopped = stop.clone().cancelled_owned();
     let work = async move {

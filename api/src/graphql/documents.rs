@@ -5,9 +5,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_graphql::parser::types::ExecutableDocument;
-use async_graphql::{Request, ServerResult};
+use async_graphql::{ErrorExtensionValues, Request, ServerResult};
 
 use super::limits;
+use crate::config::LimitArgs;
+
+/// `extensions.code` of a query that is not GraphQL.
+const PARSE_FAILED: &str = "GRAPHQL_PARSE_FAILED";
 
 /// The most queries remembered. One more makes all of them forgotten, which costs parsing them once.
 const MAX_DOCUMENTS: usize = 500;
@@ -17,39 +21,52 @@ const MAX_BYTES: usize = 4_000;
 
 /// Queries that were parsed and found to be within the [limits].
 #[derive(Debug, Default)]
-pub(super) struct Documents(Mutex<HashMap<String, Arc<ExecutableDocument>>>);
+pub(super) struct Documents {
+    limits: LimitArgs,
+    known: Mutex<HashMap<String, Arc<ExecutableDocument>>>,
+}
 
 impl Documents {
-    /// Gives the request its parsed query.
+    /// Holds queries to these limits.
+    pub(super) fn new(limits: LimitArgs) -> Self {
+        Self { limits, known: Mutex::default() }
+    }
+
+    /// Gives the request its parsed query, and returns it.
     ///
     /// # Errors
-    /// The query cannot be parsed, or its fragments multiply.
-    pub(super) fn prepare(&self, request: &mut Request) -> ServerResult<()> {
+    /// The query cannot be parsed, or goes beyond a bound.
+    pub(super) fn prepare(&self, request: &mut Request) -> ServerResult<Arc<ExecutableDocument>> {
         let known = self.lock().get(&request.query).cloned();
         if let Some(document) = known {
             request.set_parsed_query(ExecutableDocument::clone(&document));
-            return Ok(());
+            return Ok(document);
         }
+        limits::check_text(&request.query, &self.limits)?;
         let query = request.query.clone();
-        let document = request.parsed_query()?;
-        limits::check(document)?;
+        let document = request.parsed_query().map_err(|mut error| {
+            error.extensions.get_or_insert_with(ErrorExtensionValues::default).set("code", PARSE_FAILED);
+            error
+        })?;
+        limits::check(document, &self.limits)?;
+        let document = Arc::new(document.clone());
         if query.len() <= MAX_BYTES {
-            self.remember(query, document.clone());
+            self.remember(query, Arc::clone(&document));
         }
-        Ok(())
+        Ok(document)
     }
 
-    fn remember(&self, query: String, document: ExecutableDocument) {
+    fn remember(&self, query: String, document: Arc<ExecutableDocument>) {
         let mut documents = self.lock();
         if documents.len() >= MAX_DOCUMENTS {
             documents.clear();
         }
-        documents.insert(query, Arc::new(document));
+        documents.insert(query, document);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<ExecutableDocument>>> {
         // Held for a look or an insertion; a poisoned one still holds whole documents.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,5 +1,6 @@
 //! GraphQL requests over plain HTTP, after the GraphQL-over-HTTP specification.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_graphql::http::GraphiQLSource;
@@ -19,6 +20,7 @@ use super::{caller, sse, ws};
 use crate::access::Caller;
 use crate::app::App;
 use crate::graphql::error::{OVERLOADED, RequestId, UNAVAILABLE};
+use crate::graphql::{QUERY_TOO_COSTLY, RATE_LIMITED};
 
 /// The largest body, in bytes. An order of 250 lines needs a fifth of it.
 const MAX_BODY: usize = 100_000;
@@ -169,9 +171,14 @@ async fn execute(app: &App, caller: Caller, request: Request, headers: &HeaderMa
         errors: &response.errors,
         // A request that was never executed has no data, not even null (GraphQL specification, section 7.1).
         data: (!is_request_error).then_some(&response.data),
+        extensions: &response.extensions,
     };
     let status = if response.errors.iter().any(means_later) {
         StatusCode::SERVICE_UNAVAILABLE
+    } else if response.errors.iter().any(|error| code_of(error) == Some(RATE_LIMITED)) {
+        StatusCode::TOO_MANY_REQUESTS
+    } else if response.errors.iter().any(|error| code_of(error) == Some(QUERY_TOO_COSTLY)) {
+        StatusCode::BAD_REQUEST
     } else if is_request_error && prefers_graphql {
         StatusCode::BAD_REQUEST
     } else {
@@ -183,7 +190,25 @@ async fn execute(app: &App, caller: Caller, request: Request, headers: &HeaderMa
     if status == StatusCode::SERVICE_UNAVAILABLE {
         answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
     }
+    if let Some(seconds) = response.errors.iter().find_map(retry_after_seconds) {
+        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
     answer
+}
+
+/// The seconds after which a request that was sent away for lack of points may come back.
+fn retry_after_seconds(error: &ServerError) -> Option<u64> {
+    match error.extensions.as_ref()?.get("retryAfterSeconds") {
+        Some(Value::Number(seconds)) => seconds.as_u64(),
+        _ => None,
+    }
+}
+
+fn code_of(error: &ServerError) -> Option<&str> {
+    match error.extensions.as_ref()?.get("code") {
+        Some(Value::String(code)) => Some(code),
+        _ => None,
+    }
 }
 
 /// Keeps an answer from being larger than its question: a query of ten thousand mistakes has as many errors, and a
@@ -210,8 +235,7 @@ pub(super) fn has_no_data(response: &async_graphql::Response) -> bool {
 }
 
 fn means_later(error: &ServerError) -> bool {
-    let code = error.extensions.as_ref().and_then(|extensions| extensions.get("code"));
-    matches!(code, Some(Value::String(code)) if code == UNAVAILABLE || code == OVERLOADED)
+    matches!(code_of(error), Some(UNAVAILABLE | OVERLOADED))
 }
 
 /// A GraphQL response, errors first, so that whoever reads a long one sees them.
@@ -221,6 +245,8 @@ struct Answer<'a> {
     errors: &'a [ServerError],
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<&'a Value>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    extensions: &'a BTreeMap<String, Value>,
 }
 
 fn respond(status: StatusCode, content_type: HeaderValue, body: &Answer<'_>) -> Response {

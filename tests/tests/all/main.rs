@@ -17,6 +17,7 @@ mod http;
 mod idempotency;
 mod isolation;
 mod laws;
+mod limits;
 mod operate;
 mod outages;
 mod processes;

@@ -1,0 +1,111 @@
+//! Budgets: what the requests of an app may cost together.
+//!
+//! A leaky bucket for each app: every request takes out what it costs, and points flow back evenly. A bucket holds ten
+//! seconds' worth, so that a page of a shop can be put together at once. Buckets that nobody uses are full, and forgotten.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use governor::clock::{Clock, DefaultClock};
+use governor::middleware::StateInformationMiddleware;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+use moka::sync::Cache;
+use uuid::Uuid;
+
+use super::Caller;
+
+/// Seconds' worth of points that a bucket holds.
+const BURST_SECONDS: u32 = 10;
+
+/// A bucket is full after that many seconds without a request; then it may be forgotten.
+const FORGET_AFTER: Duration = Duration::from_secs(2 * BURST_SECONDS as u64);
+
+/// Buckets that are kept.
+const MAX_BUCKETS: u64 = 100_000;
+
+type Bucket = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>;
+
+/// The budgets of all apps. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Budgets(Cache<(Uuid, u32), Arc<Bucket>>);
+
+/// What is left after a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Throttle {
+    /// Points that are left.
+    pub(crate) available: u32,
+    /// Points that flow back in a second.
+    pub(crate) restore_rate: u32,
+}
+
+/// A request that there are not enough points for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exhausted {
+    /// There will be, after this.
+    For(Duration),
+    /// The bucket does not hold as many.
+    ForEver {
+        /// How many it holds.
+        holds: u32,
+    },
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Self(Cache::builder().max_capacity(MAX_BUCKETS).time_to_idle(FORGET_AFTER).build())
+    }
+}
+
+impl Budgets {
+    /// Takes points out of the caller's bucket; `None` for a caller without a limit.
+    ///
+    /// # Errors
+    /// There are not enough; nothing was taken.
+    pub(crate) fn take(&self, caller: &Caller, points: u32) -> Result<Option<Throttle>, Exhausted> {
+        let Some(rate) = caller.points_per_second().and_then(NonZeroU32::new) else { return Ok(None) };
+        let holds = rate.saturating_mul(NonZeroU32::MIN.saturating_add(BURST_SECONDS - 1));
+        let bucket = self.0.get_with((caller.app_id().uuid(), rate.get()), || {
+            let quota = Quota::per_second(rate).allow_burst(holds);
+            Arc::new(RateLimiter::direct(quota).with_middleware::<StateInformationMiddleware>())
+        });
+        let points = NonZeroU32::new(points).unwrap_or(NonZeroU32::MIN);
+        match bucket.check_n(points) {
+            Ok(Ok(state)) => {
+                let available = state.remaining_burst_capacity();
+                Ok(Some(Throttle { available, restore_rate: rate.get() }))
+            }
+            Ok(Err(not_until)) => Err(Exhausted::For(not_until.wait_time_from(bucket.clock().now()))),
+            Err(_) => Err(Exhausted::ForEver { holds: holds.get() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::app::Scopes;
+    use domain::id::AppId;
+
+    use super::*;
+
+    fn caller(points_per_second: Option<u32>) -> Caller {
+        let id = AppId::from_uuid(Uuid::now_v7());
+        Caller::app(id, "app".to_owned(), Scopes::default(), &[], points_per_second, None)
+    }
+
+    #[test]
+    fn a_bucket_holds_ten_seconds_worth_and_each_app_has_its_own() {
+        let (budgets, one, other) = (Budgets::default(), caller(Some(5)), caller(Some(5)));
+        assert_eq!(budgets.take(&one, 51), Err(Exhausted::ForEver { holds: 50 }));
+        assert_eq!(budgets.take(&one, 45), Ok(Some(Throttle { available: 5, restore_rate: 5 })));
+        let Err(Exhausted::For(wait)) = budgets.take(&one, 50) else { panic!("there are five left") };
+        assert!((8.0..=9.0).contains(&wait.as_secs_f64()), "{wait:?}");
+        assert!(budgets.take(&other, 50).is_ok());
+    }
+
+    #[test]
+    fn a_caller_without_a_limit_has_no_bucket() {
+        assert_eq!(Budgets::default().take(&caller(None), u32::MAX), Ok(None));
+    }
+}

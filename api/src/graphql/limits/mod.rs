@@ -1,0 +1,238 @@
+//! Bounds on queries, checked before anything walks them.
+//!
+//! The library's own limits measure the tree with its fragments put in their places, and its validation walks that tree as
+//! well: sixteen small fragments, each spread twice in the next, are half a kilobyte that stands for 65,536 fields. Here
+//! the text is [counted](lexer) before it is parsed, and the parsed document is measured with each fragment looked at once,
+//! so that a refusal takes no longer than reading the query. Then the [price](prices) of the operation is known before it
+//! runs.
+
+use std::collections::HashMap;
+
+use async_graphql::parser::types::{Directive, ExecutableDocument, OperationType, Selection, SelectionSet};
+use async_graphql::{ErrorExtensionValues, Positioned, ServerError};
+
+mod lexer;
+pub(super) mod prices;
+
+pub(super) use self::prices::Prices;
+use crate::config::LimitArgs;
+
+/// `extensions.code` of a query beyond a bound.
+const QUERY_TOO_COMPLEX: &str = "QUERY_TOO_COMPLEX";
+
+/// The most fields of a query once its fragments are put in their places. The standard introspection query has about
+/// 150.
+const MAX_FIELDS: usize = 3_000;
+
+/// The most fragment spreads of a document.
+const MAX_SPREADS: usize = 100;
+
+/// The deepest look at the schema. GraphiQL's needs 13.
+const MAX_INTROSPECTION_DEPTH: usize = 20;
+
+/// A bound that a query goes beyond, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TooMuch(String);
+
+impl TooMuch {
+    fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+
+    fn check(what: &str, count: usize, max: usize) -> Result<(), Self> {
+        match count <= max {
+            true => Ok(()),
+            false => Err(Self::new(format!("the query has more than {max} {what}"))),
+        }
+    }
+}
+
+impl From<TooMuch> for ServerError {
+    fn from(TooMuch(message): TooMuch) -> Self {
+        let mut error = ServerError::new(message, None);
+        error.extensions.get_or_insert_with(ErrorExtensionValues::default).set("code", QUERY_TOO_COMPLEX);
+        error
+    }
+}
+
+/// Checks a text that is going to be parsed.
+///
+/// # Errors
+/// It has too many tokens, or its brackets nest too deep.
+pub(super) fn check_text(query: &str, limits: &LimitArgs) -> Result<(), TooMuch> {
+    lexer::count_tokens(query, limits.max_tokens as usize).map(drop)
+}
+
+/// Checks a parsed document.
+///
+/// # Errors
+/// The first bound that it goes beyond, or a fragment that contains itself.
+pub(super) fn check(document: &ExecutableDocument, limits: &LimitArgs) -> Result<(), TooMuch> {
+    let mut measuring = Measuring { document, of_fragments: HashMap::new(), counts: Counts::default() };
+    for (_, operation) in document.operations.iter() {
+        let operation = &operation.node;
+        measuring.counts.directives += operation.directives.len();
+        let whole = measuring.selections(&operation.selection_set.node)?;
+        let max_depth = if whole.only_introspection && operation.ty == OperationType::Query {
+            MAX_INTROSPECTION_DEPTH
+        } else {
+            limits.max_depth as usize
+        };
+        TooMuch::check("levels", whole.depth, max_depth)?;
+        TooMuch::check("fields at its root", whole.root_fields, limits.max_root_fields as usize)?;
+        TooMuch::check("fields once its fragments are expanded", whole.fields, MAX_FIELDS)?;
+    }
+    // Fragments that no operation spreads are walked by the validation all the same.
+    for name in document.fragments.keys() {
+        measuring.fragment(name)?;
+    }
+    let Counts { aliases, directives, spreads } = measuring.counts;
+    TooMuch::check("aliases", aliases, limits.max_aliases as usize)?;
+    TooMuch::check("directives", directives, limits.max_directives as usize)?;
+    TooMuch::check("fragment spreads", spreads, MAX_SPREADS)
+}
+
+/// What a selection set amounts to with its fragments in their places.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    fields: usize,
+    depth: usize,
+    root_fields: usize,
+    only_introspection: bool,
+}
+
+/// What is counted as it is written.
+#[derive(Debug, Default)]
+struct Counts {
+    aliases: usize,
+    directives: usize,
+    spreads: usize,
+}
+
+struct Measuring<'a> {
+    document: &'a ExecutableDocument,
+    /// `None` while the fragment is being measured.
+    of_fragments: HashMap<&'a str, Option<Size>>,
+    counts: Counts,
+}
+
+impl<'a> Measuring<'a> {
+    fn selections(&mut self, selections: &'a SelectionSet) -> Result<Size, TooMuch> {
+        let mut sum = Size { fields: 0, depth: 0, root_fields: 0, only_introspection: true };
+        for selection in &selections.items {
+            let size = match &selection.node {
+                Selection::Field(field) => {
+                    let field = &field.node;
+                    self.counts.aliases += usize::from(field.alias.is_some());
+                    self.directives(&field.directives);
+                    let below = self.selections(&field.selection_set.node)?;
+                    Size {
+                        fields: below.fields.saturating_add(1),
+                        depth: below.depth + 1,
+                        root_fields: 1,
+                        only_introspection: field.name.node.starts_with("__"),
+                    }
+                }
+                Selection::InlineFragment(fragment) => {
+                    self.directives(&fragment.node.directives);
+                    self.selections(&fragment.node.selection_set.node)?
+                }
+                Selection::FragmentSpread(spread) => {
+                    self.counts.spreads += 1;
+                    self.directives(&spread.node.directives);
+                    self.fragment(&spread.node.fragment_name.node)?
+                }
+            };
+            sum = Size {
+                fields: sum.fields.saturating_add(size.fields),
+                depth: sum.depth.max(size.depth),
+                root_fields: sum.root_fields.saturating_add(size.root_fields),
+                only_introspection: sum.only_introspection && size.only_introspection,
+            };
+        }
+        Ok(sum)
+    }
+
+    fn fragment(&mut self, name: &'a str) -> Result<Size, TooMuch> {
+        match self.of_fragments.get(name) {
+            Some(Some(size)) => return Ok(*size),
+            Some(None) => return Err(TooMuch::new(format!("the fragment {name:?} contains itself"))),
+            None => {}
+        }
+        let nothing = Size { fields: 0, depth: 0, root_fields: 0, only_introspection: true };
+        // Validation reports a fragment that is missing.
+        let Some(fragment) = self.document.fragments.get(name) else { return Ok(nothing) };
+        self.of_fragments.insert(name, None);
+        self.directives(&fragment.node.directives);
+        let size = self.selections(&fragment.node.selection_set.node)?;
+        self.of_fragments.insert(name, Some(size));
+        Ok(size)
+    }
+
+    fn directives(&mut self, directives: &[Positioned<Directive>]) {
+        self.counts.directives += directives.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_graphql::parser::parse_query;
+
+    use super::*;
+
+    fn verdict(query: &str) -> Result<(), String> {
+        let limits = LimitArgs::default();
+        check_text(query, &limits).map_err(|TooMuch(message)| message)?;
+        check(&parse_query(query).expect("a well-formed query"), &limits).map_err(|TooMuch(message)| message)
+    }
+
+    fn bomb(fragments: usize, last: &str) -> String {
+        let mut query = "query { ...f0 }".to_owned();
+        for n in 0..fragments {
+            query += &format!(" fragment f{n} on Query {{ ...f{0} ...f{0} }}", n + 1);
+        }
+        query + &format!(" fragment f{fragments} on Query {{ {last} }}")
+    }
+
+    #[test]
+    fn fragments_that_multiply_are_refused() {
+        assert_eq!(verdict(&bomb(3, "__typename")), Ok(()));
+        assert!(verdict(&bomb(40, "__typename")).is_err(), "2^40 fields, counted in no time");
+    }
+
+    #[test]
+    fn a_fragment_that_contains_itself_is_refused() {
+        assert!(verdict(&bomb(3, "...f0")).is_err());
+        assert!(verdict("{ a } fragment F on Query { ...F }").is_err(), "even where nobody spreads it");
+    }
+
+    #[test]
+    fn each_bound_holds_at_its_number_and_not_beyond() {
+        let nested = |depth: usize| "{ a ".repeat(depth) + &"}".repeat(depth);
+        let many = |count: usize, part: &str| format!("{{ a {{ {} }} }}", part.repeat(count));
+        let roots = |count: usize| format!("{{ {} }}", "a ".repeat(count));
+        for (good, bad) in [
+            (nested(10), nested(11)),
+            (many(15, "x: a "), many(16, "x: a ")),
+            (many(50, "a @skip(if: true) "), many(51, "a @skip(if: true) ")),
+            (roots(10), roots(11)),
+            (many(995, "a "), many(996, "a ")),
+        ] {
+            assert_eq!(verdict(&good), Ok(()), "{good}");
+            assert!(verdict(&bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_look_at_the_schema_may_go_deeper() {
+        let of_type = "ofType { name ".repeat(9) + &"}".repeat(9);
+        assert_eq!(
+            verdict(&format!("{{ __schema {{ types {{ fields {{ type {{ {of_type} }} }} }} }} }}")),
+            Ok(())
+        );
+        assert!(
+            verdict(&format!("{{ a __schema {{ types {{ fields {{ type {{ {of_type} }} }} }} }} }}"))
+                .is_err()
+        );
+    }
+}

@@ -1,0 +1,151 @@
+//! Requests that ask for too much are refused quickly, and nobody else notices.
+
+use std::time::{Duration, Instant};
+
+use domain::app::{Scope, store};
+use oms_tests::{Client, Shop, key_of, order};
+use reqwest::StatusCode;
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use serde_json::{Value, json};
+
+/// How long a refusal may take on a busy machine in a debug build. One that is exponential takes minutes.
+const QUICKLY: Duration = Duration::from_secs(2);
+
+fn code(answer: &Value) -> &str {
+    answer["errors"][0]["extensions"]["code"].as_str().unwrap_or_default()
+}
+
+/// Sends a query that is too much, and returns the code of the refusal.
+async fn refusal_of(client: &Client, query: &str) -> String {
+    let begun = Instant::now();
+    let (status, answer) = client.send(query, json!({})).await;
+    assert!(begun.elapsed() < QUICKLY, "{:?} for {} bytes", begun.elapsed(), query.len());
+    assert!(!status.is_server_error(), "{status} {answer}");
+    assert!(answer["data"].is_null(), "it was executed: {answer}");
+    code(&answer).to_owned()
+}
+
+fn fragment_bomb(fragments: usize) -> String {
+    let spreads: String =
+        (0..fragments).map(|n| format!(" fragment f{n} on Query {{ ...f{0} ...f{0} }}", n + 1)).collect();
+    format!("{{ ...f0 }}{spreads} fragment f{fragments} on Query {{ __typename }}")
+}
+
+#[tokio::test]
+async fn what_asks_for_too_much_is_refused_quickly_while_others_are_served() {
+    let shop = Shop::open().await;
+    let id = shop.place(order("a", [("SKU-1", 1)]).settled()).await.id().to_owned();
+    let bombs = [
+        ("aliases", format!("{{ {} }}", (0..16).map(|n| format!("a{n}: __typename ")).collect::<String>())),
+        ("root fields", format!("{{ {} }}", "__typename ".repeat(11))),
+        ("directives", format!("{{ __typename {} }}", "@skip(if: false) ".repeat(51))),
+        ("tokens", format!("{{ {} }}", "a ".repeat(1_001))),
+        ("depth", format!("{}{}", "{ a ".repeat(11), "}".repeat(11))),
+        ("braces", "{".repeat(90_000)),
+        ("brackets", format!("{{ a(x: {}", "[".repeat(90_000))),
+        ("fragments", fragment_bomb(28)),
+        ("many fragments", fragment_bomb(60)),
+        ("a circle", "{ ...A } fragment A on Query { ...B } fragment B on Query { ...A }".to_owned()),
+        ("a circle of one", "{ __typename } fragment A on Query { ...A }".to_owned()),
+    ];
+    let neighbor = async {
+        let mut slowest = Duration::ZERO;
+        for _ in 0..50 {
+            let begun = Instant::now();
+            assert_eq!(shop.order(&id).await["status"], "CONFIRMED");
+            slowest = slowest.max(begun.elapsed());
+        }
+        assert!(slowest < QUICKLY, "{slowest:?}");
+    };
+    let attack = async {
+        for (name, query) in &bombs {
+            assert_eq!(refusal_of(&shop, query).await, "QUERY_TOO_COMPLEX", "{name}");
+        }
+    };
+    tokio::join!(neighbor, attack);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_document_of_ten_megabytes_is_refused_before_it_is_read() {
+    let shop = Shop::open().await;
+    let begun = Instant::now();
+    let body = format!("{{\"query\": \"{{ {} }}\"}}", "a ".repeat(5_000_000));
+    let request = shop.post().header(CONTENT_TYPE, "application/json").body(body);
+    // The server may hang up before it has been sent whole.
+    if let Ok(response) = request.send().await {
+        assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    assert!(begun.elapsed() < QUICKLY, "{:?}", begun.elapsed());
+    shop.execute("{ __typename }", json!({})).await;
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn each_answer_says_what_it_cost() {
+    let shop = Shop::open().await;
+    let (_, answer) = shop.send("{ products(first: 5) { nodes { sku price { amount } } } }", json!({})).await;
+    let cost = &answer["extensions"]["cost"];
+    assert_eq!((&cost["requested"], &cost["limit"]), (&json!(11), &json!(1000)), "{answer}");
+    assert_eq!((&cost["actual"], &cost["throttle"]), (&json!(11), &Value::Null), "nobody is limited here");
+    let query = "query ($n: Int!) { products(first: $n) { nodes { price { amount } stock { onHand } } edges { node { price { amount } \
+                 stock { onHand } } } } more: products(first: $n) { nodes { price { amount } stock { onHand } } \
+                 edges { node { price { amount } stock { onHand } } } } }";
+    let (_, answer) = shop.send(query, json!({ "n": 100 })).await;
+    assert_eq!(code(&answer), "QUERY_TOO_COSTLY", "{answer}");
+    let (_, answer) = shop.send(query, json!({ "n": 1 })).await;
+    assert!(answer["data"].is_object(), "{answer}");
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn an_app_that_spends_its_budget_is_told_when_to_come_back_and_others_go_on() {
+    let shop = Shop::open_with(|args| args.access.dev_anonymous = false).await;
+    let db = shop.db.connection();
+    let mut clients = Vec::new();
+    for name in ["greedy", "modest"] {
+        let app = store::create_app(&db, name, Some(1)).await.expect("an app");
+        clients.push(shop.with(&key_of(&db, app.id, &[Scope::OrdersRead], &[]).await.secret));
+    }
+    let [greedy, modest] = &clients[..] else { panic!("two") };
+    let query = "{ products(first: 8) { nodes { sku } } }";
+    let (status, answer) = greedy.send(query, json!({})).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let throttle = &answer["extensions"]["cost"]["throttle"];
+    assert_eq!(throttle, &json!({ "available": 1, "restoreRate": 1 }));
+    let refused = greedy.try_send(query, json!({})).await.expect("an answer");
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    let wait: u64 = refused.headers()[RETRY_AFTER].to_str().expect("text").parse().expect("seconds");
+    assert!((1..=10).contains(&wait), "{wait}");
+    let answer: Value = refused.json().await.expect("JSON");
+    assert_eq!(code(&answer), "RATE_LIMITED");
+    assert_eq!(modest.send(query, json!({})).await.0, StatusCode::OK, "each app has its own budget");
+    // More than the bucket ever holds is no matter of waiting.
+    let (status, answer) = modest.send("{ products(first: 50) { nodes { sku } } }", json!({})).await;
+    assert_eq!((status, code(&answer)), (StatusCode::BAD_REQUEST, "QUERY_TOO_COSTLY"));
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_shopper_is_shown_no_schema() {
+    let shop = Shop::open_with(|args| args.access.dev_anonymous = false).await;
+    let db = shop.db.connection();
+    let app = store::create_app(&db, "app", Some(0)).await.expect("an app");
+    let app = shop.with(&key_of(&db, app.id, &[Scope::OrdersWrite], &[]).await.secret);
+    let place = "mutation { placeOrder(input: { idempotencyKey: \"k\", lines: [{ sku: \"SKU-1\", quantity: 1 }], waitMs: 9000 }) \
+                 { accessToken } }";
+    let placed = app.execute(place, json!({})).await;
+    let shopper = shop.with(placed["placeOrder"]["accessToken"].as_str().expect("a token"));
+    for query in ["{ __schema { types { name } } }", "{ __type(name: \"Order\") { fields { name } } }"] {
+        let (_, answer) = shopper.send(query, json!({})).await;
+        assert!(
+            !answer.to_string().contains("OrderLine") && !answer.to_string().contains("fulfillmentStatus"),
+            "{answer}"
+        );
+        let shown = app.execute(query, json!({})).await.to_string();
+        assert!(shown.contains("OrderLine") || shown.contains("fulfillmentStatus"), "{shown}");
+    }
+    let (_, answer) = shopper.send("{ getOrdr(id: \"x\") { id } }", json!({})).await;
+    assert!(!answer.to_string().contains("Did you mean"), "{answer}");
+    shop.close().await;
+}
