@@ -19,11 +19,15 @@ use crate::placing::Placing;
 pub struct AppSettings {
     /// The currency of an amount that names none.
     pub currency: Currency,
+    /// Origins whose pages may call.
+    pub allowed_origins: Vec<String>,
+    /// Whether a partial success has a status of its own.
+    pub sends_294: bool,
 }
 
 impl Default for AppSettings {
     fn default() -> Self {
-        Self { currency: Currency::USD }
+        Self { currency: Currency::USD, allowed_origins: Vec::new(), sends_294: false }
     }
 }
 
@@ -54,6 +58,7 @@ pub struct App(Arc<Parts>);
 struct Parts {
     db: DatabaseConnection,
     graphql: Executor,
+    settings: AppSettings,
     door: Door,
     shutdown: CancellationToken,
     sockets: TaskTracker,
@@ -75,6 +80,7 @@ impl App {
     ) -> Self {
         let event_feed = EventFeed::start(db.clone(), &wakeups, shutdown.clone());
         let placing = Placing::start(db.clone(), wakeups.clone());
+        let own_settings = settings.clone();
         let services = Services {
             db: db.clone(),
             placing,
@@ -85,7 +91,14 @@ impl App {
             settings,
         };
         let graphql = Executor::start(services, limits);
-        Self(Arc::new(Parts { db, graphql, door, shutdown, sockets: TaskTracker::new() }))
+        Self(Arc::new(Parts {
+            db,
+            graphql,
+            settings: own_settings,
+            door,
+            shutdown,
+            sockets: TaskTracker::new(),
+        }))
     }
 
     /// The pool.
@@ -96,6 +109,16 @@ impl App {
     /// Executes GraphQL requests.
     pub fn graphql(&self) -> &Executor {
         &self.0.graphql
+    }
+
+    /// What is particular to this shop.
+    pub(crate) fn settings(&self) -> &AppSettings {
+        &self.0.settings
+    }
+
+    /// Whether a partial success has a status of its own.
+    pub(crate) fn sends_294(&self) -> bool {
+        self.0.settings.sends_294
     }
 
     /// Tells who calls.

@@ -155,6 +155,10 @@ pub struct ProcessArgs {
     #[arg(long, env = "OMS_DRAIN_SECONDS", value_name = "SECONDS", default_value_t = Self::default().drain_seconds,
           value_parser = clap::value_parser!(u64).range(0..=600))]
     pub drain_seconds: u64,
+
+    /// Answer data beside errors with the status 294 instead of 200, to clients that accept application/graphql-response+json
+    #[arg(long, env = "OMS_PARTIAL_STATUS_294", value_parser = clap::builder::FalseyValueParser::new())]
+    pub partial_status_294: bool,
 }
 
 impl Default for ProcessArgs {
@@ -166,6 +170,7 @@ impl Default for ProcessArgs {
             acquire_timeout_ms: 2_000,
             statement_timeout_ms: 30_000,
             drain_seconds: 10,
+            partial_status_294: false,
         }
     }
 }
@@ -335,6 +340,10 @@ pub struct AccessArgs {
     #[arg(long, env = "OMS_DEV_ANONYMOUS", value_parser = clap::builder::FalseyValueParser::new())]
     pub dev_anonymous: bool,
 
+    /// Origins whose pages may call, such as https://shop.example, with commas between them [default: none]
+    #[arg(long, env = "OMS_ALLOWED_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
+    pub allowed_origins: Vec<String>,
+
     /// Days for which the access token of an order, which placeOrder returns once, opens that order
     #[arg(long, env = "OMS_ORDER_TOKEN_DAYS", value_name = "DAYS", default_value_t = Self::default().order_token_days,
           value_parser = clap::value_parser!(u32).range(1..=3_650))]
@@ -350,7 +359,12 @@ pub struct AccessArgs {
 
 impl Default for AccessArgs {
     fn default() -> Self {
-        Self { dev_anonymous: false, order_token_days: 30, points_per_second: 100 }
+        Self {
+            dev_anonymous: false,
+            allowed_origins: Vec::new(),
+            order_token_days: 30,
+            points_per_second: 100,
+        }
     }
 }
 

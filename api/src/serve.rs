@@ -266,7 +266,11 @@ async fn start_api(
     args: &ServeArgs,
 ) -> anyhow::Result<Part> {
     let stop = CancellationToken::new();
-    let settings = AppSettings { currency: args.store.currency };
+    let settings = AppSettings {
+        currency: args.store.currency,
+        allowed_origins: args.access.allowed_origins.clone(),
+        sends_294: args.process.partial_status_294,
+    };
     let definitions = definitions(&db, &args.gateway)?;
     let provider = args.oidc.settings()?.map(TokenVerifier::start).transpose()?;
     let door = Door::open(db.clone(), args.access.clone(), provider, stop.clone()).await;

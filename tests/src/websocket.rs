@@ -31,6 +31,28 @@ impl Socket {
         Self(socket)
     }
 
+    /// Opens a socket with another subprotocol or as a page of an origin would, or returns the status of the refusal.
+    ///
+    /// # Errors
+    /// The server does not take it.
+    pub async fn open_as(
+        addr: SocketAddr,
+        protocol: Option<&str>,
+        origin: Option<&str>,
+    ) -> Result<Self, u16> {
+        let mut request = format!("ws://{addr}/graphql").into_client_request().expect("a URL");
+        for (name, value) in [("sec-websocket-protocol", protocol), ("origin", origin)] {
+            if let Some(value) = value {
+                request.headers_mut().insert(name, value.parse().expect("a header value"));
+            }
+        }
+        match within("a WebSocket", connect_async(request)).await {
+            Ok((socket, _)) => Ok(Self(socket)),
+            Err(tokio_tungstenite::tungstenite::Error::Http(response)) => Err(response.status().as_u16()),
+            Err(error) => panic!("no WebSocket: {error}"),
+        }
+    }
+
     /// Opens a socket and introduces itself.
     pub async fn connect(addr: SocketAddr) -> Self {
         let mut socket = Self::open(addr).await;
@@ -55,7 +77,13 @@ impl Socket {
     pub async fn receive(&mut self) -> Result<Value, u16> {
         loop {
             match within("a message", self.0.next()).await {
-                Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).expect("JSON")),
+                Some(Ok(Message::Text(text))) => {
+                    let message: Value = serde_json::from_str(&text).expect("JSON");
+                    // Sent now and then, and answered by the frames beneath.
+                    if message["type"] != "ping" {
+                        return Ok(message);
+                    }
+                }
                 Some(Ok(Message::Close(Some(frame)))) => return Err(frame.code.into()),
                 Some(Ok(_)) => {}
                 // 1006: closed without a word (RFC 6455, section 7.4.1).

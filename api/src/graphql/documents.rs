@@ -11,7 +11,7 @@ use super::limits;
 use crate::config::LimitArgs;
 
 /// `extensions.code` of a query that is not GraphQL.
-const PARSE_FAILED: &str = "GRAPHQL_PARSE_FAILED";
+pub const PARSE_FAILED: &str = "GRAPHQL_PARSE_FAILED";
 
 /// The most queries remembered. One more makes all of them forgotten, which costs parsing them once.
 const MAX_DOCUMENTS: usize = 500;

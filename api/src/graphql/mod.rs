@@ -18,6 +18,8 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 
 use self::documents::Documents;
+pub use self::documents::PARSE_FAILED;
+pub use self::limits::QUERY_TOO_COMPLEX;
 use self::limits::{Prices, prices};
 use self::loaders::Loaders;
 use crate::access::Caller;
@@ -47,6 +49,18 @@ pub const QUERY_TOO_COSTLY: &str = "QUERY_TOO_COSTLY";
 
 /// `extensions.code` of a request that took too long. A mutation may have been carried out.
 pub const TIMEOUT: &str = "TIMEOUT";
+
+/// The sequence that a viewer has seen last, as its transport knows it: stands in for `after`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResumeAfter(pub i32);
+
+/// Checks a text that is going to be parsed, by the bounds that hold unless the settings say otherwise.
+///
+/// # Errors
+/// It is too long, or nests too deep for the parser.
+pub(crate) fn check_text(query: &str) -> Result<(), ()> {
+    limits::check_text(query, &LimitArgs::default()).map_err(drop)
+}
 
 type Schema = async_graphql::Schema<Query, Mutation, order::subscription::OrderSubscription>;
 

@@ -14,13 +14,17 @@ use crate::graphql::error::UNAVAILABLE;
 pub(super) const NO_CREDENTIAL: &str = "this needs a credential that is good: send an API key or an access token as \
                                         Authorization: Bearer ..., or an API key as x-api-key";
 
-/// Tells who sends a request with these headers.
+/// Tells who sends a request with these headers, and by what.
 ///
 /// # Errors
 /// 401 without a credential that is good, 503 where nobody can tell.
-pub(super) async fn identify(app: &App, headers: &HeaderMap) -> Result<Caller, Denied> {
-    let credential = Credential::of_headers(headers)?;
-    app.door().identify(credential.as_ref()).await
+pub(super) async fn identify(
+    app: &App,
+    headers: &HeaderMap,
+) -> Result<(Caller, Option<Credential>), Response> {
+    let credential = Credential::of_headers(headers).map_err(IntoResponse::into_response)?;
+    let caller = app.door().identify(credential.as_ref()).await.map_err(IntoResponse::into_response)?;
+    Ok((caller, credential))
 }
 
 impl IntoResponse for Denied {

@@ -4,23 +4,30 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_graphql::http::GraphiQLSource;
-use async_graphql::parser::types::{DocumentOperations, OperationType};
+use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, OperationType};
 use async_graphql::{Request, ServerError, Value};
 use axum::Extension;
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Query, State};
-use axum::http::header::{ACCEPT, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
+use axum::http::header::{
+    ACCEPT, ALLOW, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER, UPGRADE,
+};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use serde_json::error::Category;
 
 use super::{caller, sse, ws};
-use crate::access::Caller;
+use crate::access::door::Credential;
+use crate::access::{Caller, FORBIDDEN};
 use crate::app::App;
-use crate::graphql::error::{OVERLOADED, RequestId, UNAVAILABLE};
-use crate::graphql::{QUERY_TOO_COSTLY, RATE_LIMITED};
+use crate::graphql::error::{INTERNAL, OVERLOADED, RequestId, UNAVAILABLE};
+use crate::graphql::{
+    self, PARSE_FAILED, QUERY_TOO_COMPLEX, QUERY_TOO_COSTLY, RATE_LIMITED, ResumeAfter, TIMEOUT,
+};
 
 /// The largest body, in bytes. An order of 250 lines needs a fifth of it.
 const MAX_BODY: usize = 100_000;
@@ -34,12 +41,22 @@ const MAX_ERROR_CHARS: usize = 1_000;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Data and errors: what a draft of the GraphQL-over-HTTP specification proposes for a partial success.
+const PARTIAL_SUCCESS: u16 = 294;
+
 /// Seconds after which a client that was sent away may come back.
 const RETRY_AFTER_SECONDS: &str = "1";
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const GRAPHQL_RESPONSE: HeaderValue =
     HeaderValue::from_static("application/graphql-response+json; charset=utf-8");
+
+/// The page loads GraphiQL from where the library's template says; nothing else of ours runs scripts.
+const GRAPHIQL_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'self'; script-src 'self' 'unsafe-inline' https://unpkg.com https://esm.sh; \
+     style-src 'self' 'unsafe-inline' https://unpkg.com https://esm.sh; font-src 'self' data: https://unpkg.com https://esm.sh; \
+     connect-src 'self' ws: wss: https://esm.sh; worker-src 'self' blob:; img-src 'self' data:; frame-ancestors 'none'",
+);
 
 /// Answers `POST /graphql`.
 pub(super) async fn post(
@@ -48,48 +65,140 @@ pub(super) async fn post(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let caller = match caller::identify(&app, &headers).await {
-        Ok(caller) => caller,
-        Err(denied) => return denied.into_response(),
+    let answered = async {
+        let format = Format::of(&headers)?;
+        let (caller, credential) = caller::identify(&app, &headers).await?;
+        let request = read_request(&headers, body).await?.data(request_id);
+        Ok::<_, Response>(respond_in(format, &app, caller, credential, request, &headers).await)
     };
-    let request = match read_request(&headers, body).await {
-        Ok(request) => request.data(request_id),
-        Err(refused) => return refused.into_response(),
-    };
-    if accepts(&headers, "text/event-stream") {
-        return sse::respond(&app, caller, request);
-    }
-    execute(&app, caller, request, &headers).await
+    answered.await.unwrap_or_else(|refused| refused)
 }
 
 /// Answers `GET /graphql`: a WebSocket, a query, or GraphiQL.
 pub(super) async fn get(
     State(app): State<App>,
     Extension(request_id): Extension<RequestId>,
-    Query(query): Query<GetQuery>,
+    query: Result<Query<GetQuery>, QueryRejection>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     headers: HeaderMap,
 ) -> Response {
     match upgrade {
         Ok(upgrade) => return ws::upgrade(app, upgrade, &headers, request_id),
-        Err(rejection) if headers.contains_key(UPGRADE) => return rejection.into_response(),
+        Err(rejection) if headers.contains_key(UPGRADE) => {
+            return Refused::new(rejection.status(), "BAD_REQUEST", rejection.body_text()).into_response();
+        }
         Err(_) => {}
     }
-    if query.query.is_some() {
-        let caller = match caller::identify(&app, &headers).await {
-            Ok(caller) => caller,
-            Err(denied) => return denied.into_response(),
-        };
-        return match query.into_request() {
-            Ok(request) => execute(&app, caller, request.data(request_id), &headers).await,
-            Err(refused) => refused.into_response(),
-        };
+    let answered = async {
+        let Query(query) = query.map_err(|error| Refused::bad_request(error.body_text()))?;
+        if query.query.is_none() && accepts(&headers, "text/html") {
+            return Ok(graphiql());
+        }
+        let format = Format::of(&headers)?;
+        let (caller, credential) = caller::identify(&app, &headers).await?;
+        if query.query.is_none() {
+            let message = "send a query as JSON with POST, or as ?query= with GET";
+            return Err(Refused::unprocessable(message).into_response());
+        }
+        let request = query.into_request(format == Format::EventStream)?.data(request_id);
+        Ok::<_, Response>(respond_in(format, &app, caller, credential, request, &headers).await)
+    };
+    answered.await.unwrap_or_else(|refused| refused)
+}
+
+/// Answers every other method.
+pub(super) async fn other_method() -> Response {
+    let message = "send a query as JSON with POST, or as ?query= with GET";
+    let refused = Refused::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message);
+    let mut response = refused.into_response();
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST"));
+    response
+}
+
+/// Answers every path that is not there.
+pub(super) async fn other_path() -> Response {
+    Refused::new(StatusCode::NOT_FOUND, "NOT_FOUND", "there is nothing here; GraphQL is at /graphql")
+        .into_response()
+}
+
+fn graphiql() -> Response {
+    let page = GraphiQLSource::build().endpoint("/graphql").subscription_endpoint("/graphql").finish();
+    ([(CONTENT_SECURITY_POLICY, GRAPHIQL_POLICY)], Html(page)).into_response()
+}
+
+async fn respond_in(
+    format: Format,
+    app: &App,
+    caller: Caller,
+    credential: Option<Credential>,
+    mut request: Request,
+    headers: &HeaderMap,
+) -> Response {
+    if format != Format::EventStream {
+        return execute(app, caller, request, format).await;
     }
-    if accepts(&headers, "text/html") {
-        return Html(GraphiQLSource::build().endpoint("/graphql").subscription_endpoint("/graphql").finish())
-            .into_response();
+    match resume_after(headers) {
+        Ok(Some(after)) => request = request.data(after),
+        Ok(None) => {}
+        Err(refused) => return refused.into_response(),
     }
-    Refused::bad_request("send a query as JSON with POST, or as ?query= with GET").into_response()
+    sse::respond(app, caller, credential, request)
+}
+
+/// Reads `Last-Event-ID`, which a client that has lost its stream sends: the sequence that it has seen last.
+fn resume_after(headers: &HeaderMap) -> Result<Option<ResumeAfter>, Refused> {
+    let Some(id) = headers.get("last-event-id") else { return Ok(None) };
+    let sequence = id.to_str().ok().and_then(|id| id.parse().ok()).filter(|sequence| *sequence >= 0);
+    match sequence {
+        Some(sequence) => Ok(Some(ResumeAfter(sequence))),
+        None => Err(Refused::bad_request("last-event-id must be the sequence of an event, such as 3")),
+    }
+}
+
+/// How an answer is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    /// `application/json`: the status speaks of the HTTP exchange alone; older clients rely on it.
+    Json,
+    /// `application/graphql-response+json`: the status speaks of the request as well.
+    GraphqlResponse,
+    /// `text/event-stream`.
+    EventStream,
+}
+
+impl Format {
+    /// Chooses by `Accept`: the media type of ours that it prefers, the first of those that it prefers alike.
+    ///
+    /// # Errors
+    /// 406 where it takes none of them.
+    fn of(headers: &HeaderMap) -> Result<Self, Refused> {
+        let mut best: Option<(f32, Self)> = None;
+        let values = headers.get_all(ACCEPT).iter();
+        let mut says_anything = false;
+        for range in values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')) {
+            says_anything = true;
+            let mut parts = range.split(';').map(str::trim);
+            let format = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
+                "application/graphql-response+json" => Self::GraphqlResponse,
+                "application/json" | "application/*" | "*/*" => Self::Json,
+                "text/event-stream" | "text/*" => Self::EventStream,
+                _ => continue,
+            };
+            let quality = parts.find_map(|part| part.strip_prefix("q=")?.parse::<f32>().ok()).unwrap_or(1.0);
+            if quality > 0.0 && best.is_none_or(|(other, _)| quality > other) {
+                best = Some((quality, format));
+            }
+        }
+        match best {
+            Some((_, format)) => Ok(format),
+            None if !says_anything => Ok(Self::Json),
+            None => Err(Refused::new(
+                StatusCode::NOT_ACCEPTABLE,
+                "NOT_ACCEPTABLE",
+                "accept one of application/graphql-response+json, application/json and text/event-stream",
+            )),
+        }
+    }
 }
 
 /// A query in a URL.
@@ -104,7 +213,7 @@ pub(super) struct GetQuery {
 impl GetQuery {
     /// Makes a request of it. GET is for queries only: links are followed by crawlers, and pages of others can make a
     /// browser follow them.
-    fn into_request(self) -> Result<Request, Refused> {
+    fn into_request(self, is_stream: bool) -> Result<Request, Refused> {
         let mut request = Request::new(self.query.unwrap_or_default());
         if let Some(variables) = self.variables.filter(|variables| !variables.is_empty()) {
             request.variables = serde_json::from_str(&variables)
@@ -112,14 +221,22 @@ impl GetQuery {
         }
         request.operation_name = self.operation_name.filter(|name| !name.is_empty());
         let name = request.operation_name.clone();
-        // What cannot be parsed is refused by the execution, in its own words.
-        let is_query = request.parsed_query().map_or(true, |document| match &document.operations {
-            DocumentOperations::Single(operation) => operation.node.ty == OperationType::Query,
-            DocumentOperations::Multiple(operations) => operations
-                .iter()
-                .filter(|(operation, _)| name.as_ref().is_none_or(|name| operation.as_str() == name))
-                .all(|(_, operation)| operation.node.ty == OperationType::Query),
-        });
+        // A stream changes nothing either.
+        let fits = |ty: OperationType| {
+            ty == OperationType::Query || (is_stream && ty == OperationType::Subscription)
+        };
+        // What cannot be parsed is refused by the execution, in its own words; but the parser is recursive, so that what
+        // nests too deep for it goes there unparsed as well.
+        let is_query = match parse_shallow(&mut request) {
+            Some(document) => match &document.operations {
+                DocumentOperations::Single(operation) => fits(operation.node.ty),
+                DocumentOperations::Multiple(operations) => operations
+                    .iter()
+                    .filter(|(operation, _)| name.as_ref().is_none_or(|name| operation.as_str() == name))
+                    .all(|(_, operation)| fits(operation.node.ty)),
+            },
+            None => true,
+        };
         if is_query {
             return Ok(request);
         }
@@ -128,9 +245,16 @@ impl GetQuery {
     }
 }
 
+fn parse_shallow(request: &mut Request) -> Option<&ExecutableDocument> {
+    if graphql::check_text(&request.query).is_err() {
+        return None;
+    }
+    request.parsed_query().ok()
+}
+
 async fn read_request(headers: &HeaderMap, body: Body) -> Result<Request, Refused> {
     // A form or plain text can be sent from any page of the web without asking us first; JSON cannot.
-    if media_type(headers.get(CONTENT_TYPE)).is_none_or(|found| found != "application/json") {
+    if !is_json(headers.get(CONTENT_TYPE)) {
         let message = "the body must be JSON, with content-type: application/json";
         return Err(Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message));
     }
@@ -140,7 +264,7 @@ async fn read_request(headers: &HeaderMap, body: Body) -> Result<Request, Refuse
         return Err(Refused::too_large());
     }
     match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, MAX_BODY)).await {
-        Ok(Ok(body)) => parse_body(&body).map_err(Refused::bad_request),
+        Ok(Ok(body)) => parse_body(&body),
         Ok(Err(_)) => Err(Refused::too_large()),
         Err(_) => {
             let message = "the body took too long to arrive";
@@ -149,23 +273,25 @@ async fn read_request(headers: &HeaderMap, body: Body) -> Result<Request, Refuse
     }
 }
 
-fn parse_body(body: &[u8]) -> Result<Request, String> {
+fn parse_body(body: &[u8]) -> Result<Request, Refused> {
     if body.trim_ascii_start().starts_with(b"[") {
-        return Err("a batch is not accepted; send one request at a time".to_owned());
+        return Err(Refused::unprocessable("a batch is not accepted; send one request at a time"));
     }
-    let request: Request = serde_json::from_slice(body).map_err(|error| {
-        format!("the body is not a JSON object with query, variables and operationName: {error}")
+    let request: Request = serde_json::from_slice(body).map_err(|error| match error.classify() {
+        Category::Data => Refused::unprocessable(format!(
+            "the body is not an object with query, variables and operationName: {error}"
+        )),
+        _ => Refused::bad_request(format!("the body is not JSON: {error}")),
     })?;
     if request.query.trim().is_empty() {
-        return Err("the body has no query".to_owned());
+        return Err(Refused::unprocessable("the body has no query"));
     }
     Ok(request)
 }
 
-async fn execute(app: &App, caller: Caller, request: Request, headers: &HeaderMap) -> Response {
+async fn execute(app: &App, caller: Caller, request: Request, format: Format) -> Response {
     let mut response = app.graphql().execute(caller, request).await;
     bound_errors(&mut response.errors);
-    let prefers_graphql = accepts(headers, "application/graphql-response+json");
     let is_request_error = is_request_error(&response);
     let body = Answer {
         errors: &response.errors,
@@ -173,19 +299,8 @@ async fn execute(app: &App, caller: Caller, request: Request, headers: &HeaderMa
         data: (!is_request_error).then_some(&response.data),
         extensions: &response.extensions,
     };
-    let status = if response.errors.iter().any(means_later) {
-        StatusCode::SERVICE_UNAVAILABLE
-    } else if response.errors.iter().any(|error| code_of(error) == Some(RATE_LIMITED)) {
-        StatusCode::TOO_MANY_REQUESTS
-    } else if response.errors.iter().any(|error| code_of(error) == Some(QUERY_TOO_COSTLY)) {
-        StatusCode::BAD_REQUEST
-    } else if is_request_error && prefers_graphql {
-        StatusCode::BAD_REQUEST
-    } else {
-        // With application/json the status speaks of the HTTP exchange alone; older clients rely on it.
-        StatusCode::OK
-    };
-    let content_type = if prefers_graphql { GRAPHQL_RESPONSE } else { JSON };
+    let status = status_of(&response, is_request_error, format, app.sends_294());
+    let content_type = if format == Format::GraphqlResponse { GRAPHQL_RESPONSE } else { JSON };
     let mut answer = respond(status, content_type, &body);
     if status == StatusCode::SERVICE_UNAVAILABLE {
         answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
@@ -194,6 +309,47 @@ async fn execute(app: &App, caller: Caller, request: Request, headers: &HeaderMa
         answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     answer
+}
+
+/// The status of an answer.
+fn status_of(
+    response: &async_graphql::Response,
+    is_request_error: bool,
+    format: Format,
+    sends_294: bool,
+) -> StatusCode {
+    let has = |code: &str| response.errors.iter().any(|error| code_of(error) == Some(code));
+    if response.errors.iter().any(means_later) {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    if has(RATE_LIMITED) {
+        return StatusCode::TOO_MANY_REQUESTS;
+    }
+    if has(QUERY_TOO_COSTLY) {
+        return StatusCode::BAD_REQUEST;
+    }
+    if format != Format::GraphqlResponse || response.is_ok() {
+        return StatusCode::OK;
+    }
+    if response.data != Value::Null {
+        // Partial success, as the draft of the specification numbers it.
+        return match StatusCode::from_u16(PARTIAL_SUCCESS) {
+            Ok(status) if sends_294 => status,
+            _ => StatusCode::OK,
+        };
+    }
+    if has(PARSE_FAILED) || has(QUERY_TOO_COMPLEX) {
+        StatusCode::BAD_REQUEST
+    } else if has(FORBIDDEN) {
+        StatusCode::FORBIDDEN
+    } else if has(INTERNAL) || has(TIMEOUT) {
+        StatusCode::INTERNAL_SERVER_ERROR
+    } else if is_request_error {
+        // It was parsed, and does not fit the schema or its variables.
+        StatusCode::UNPROCESSABLE_ENTITY
+    } else {
+        StatusCode::OK
+    }
 }
 
 /// The seconds after which a request that was sent away for lack of points may come back.
@@ -273,9 +429,19 @@ impl Refused {
         Self::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message)
     }
 
+    fn unprocessable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "BAD_REQUEST", message)
+    }
+
     fn too_large() -> Self {
         let message = format!("the body must not be larger than {MAX_BODY} bytes");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", message)
+    }
+}
+
+impl From<Refused> for Response {
+    fn from(refused: Refused) -> Self {
+        refused.into_response()
     }
 }
 
@@ -292,10 +458,17 @@ impl IntoResponse for Refused {
     }
 }
 
-/// Returns a header's media type without its parameters.
-fn media_type(value: Option<&HeaderValue>) -> Option<String> {
-    let value = value?.to_str().ok()?;
-    Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+/// Whether a content type is JSON in UTF-8, which JSON is unless somebody says otherwise.
+fn is_json(value: Option<&HeaderValue>) -> bool {
+    let Some(Ok(value)) = value.map(HeaderValue::to_str) else { return false };
+    let mut parts = value.split(';').map(str::trim);
+    parts.next().is_some_and(|ty| ty.eq_ignore_ascii_case("application/json"))
+        && parts.all(|part| match part.split_once('=') {
+            Some((name, value)) if name.eq_ignore_ascii_case("charset") => {
+                ["utf-8", "utf8"].iter().any(|utf8| value.trim_matches('"').eq_ignore_ascii_case(utf8))
+            }
+            _ => true,
+        })
 }
 
 /// Whether `Accept` names the media type; a wildcard does not count, since each answer has a default.
@@ -329,8 +502,23 @@ mod tests {
             status_of_post("text/plain", r#"{"query": "{ __typename }"}"#).await,
             StatusCode::UNSUPPORTED_MEDIA_TYPE
         );
-        for bad in ["", "{", "{}", "null", r#"["{ __typename }"]"#, r#" [{"query": "{ __typename }"}]"#] {
+        for bad in ["", "{", "nonsense", r#"{"query": "{ __typename }"#] {
             assert_eq!(status_of_post(json, bad).await, StatusCode::BAD_REQUEST, "{bad}");
+        }
+        for bad in [
+            "{}",
+            "null",
+            r#"{"query": 1}"#,
+            r#"{"query": "{ __typename }", "variables": 1}"#,
+            r#"["{ __typename }"]"#,
+            r#" [{"query": "{ __typename }"}]"#,
+        ] {
+            assert_eq!(status_of_post(json, bad).await, StatusCode::UNPROCESSABLE_ENTITY, "{bad}");
+        }
+        for charset in ["latin1", "utf-16"] {
+            let headers = format!("application/json; charset={charset}");
+            let value = HeaderValue::from_str(&headers).expect("a header value");
+            assert!(!is_json(Some(&value)), "{charset}");
         }
         assert_eq!(status_of_post(json, " ".repeat(MAX_BODY + 1)).await, StatusCode::PAYLOAD_TOO_LARGE);
     }
@@ -343,7 +531,7 @@ mod tests {
                 operation_name: operation_name.map(str::to_owned),
                 variables: None,
             };
-            query.into_request().err().map_or(StatusCode::OK, |refused| refused.status)
+            query.into_request(false).err().map_or(StatusCode::OK, |refused| refused.status)
         };
         let both = "query Q { __typename } mutation M { __typename }";
         assert_eq!(status("{ __typename }", None), StatusCode::OK);
@@ -355,6 +543,22 @@ mod tests {
             status("subscription { orderStatus(id: 1) { sequence } }", None),
             StatusCode::METHOD_NOT_ALLOWED
         );
+    }
+
+    #[test]
+    fn the_format_is_the_one_that_the_client_prefers() {
+        let of = |accept| Format::of(&headers(ACCEPT, accept)).ok();
+        assert_eq!(Format::of(&HeaderMap::new()).ok(), Some(Format::Json));
+        assert_eq!(of("*/*"), Some(Format::Json));
+        assert_eq!(
+            of("application/graphql-response+json, application/json;q=0.9"),
+            Some(Format::GraphqlResponse)
+        );
+        assert_eq!(of("application/graphql-response+json;q=0.5, application/json"), Some(Format::Json));
+        assert_eq!(of("text/event-stream"), Some(Format::EventStream));
+        for none in ["text/html", "application/json;q=0", "image/png, audio/*"] {
+            assert_eq!(of(none), None, "{none}");
+        }
     }
 
     #[test]

@@ -9,17 +9,28 @@
 //! Everything from outside has a bound: the body, the time it takes to arrive, the size and number of WebSocket
 //! messages, the cost of a query (`crate::graphql`).
 //!
-//! Absent on purpose: cross-origin access (no `Access-Control-*` header is ever sent), cookies, batches and uploads.
+//! The GraphQL library has glue of its own for HTTP and WebSockets. It answers 200 whatever happened, whatever `Accept` asks
+//! for, takes mutations by GET and plain text by POST (so that any page of the web could send some), and is silent about
+//! bounds; hence this glue over its executor.
+//!
+//! Absent on purpose: cookies, batches and uploads. Pages of other origins are let in only where the settings name them.
 
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::header::{
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
+    RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::CorsLayer;
+use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::app::App;
 use crate::graphql::error::INTERNAL;
@@ -54,16 +65,48 @@ impl fmt::Debug for RenderMetrics {
 
 /// Returns the routes of the application.
 pub fn router(app: App, metrics: RenderMetrics) -> Router {
+    let graphql = get(graphql::get).post(graphql::post).fallback(graphql::other_method);
     Router::new()
         .route("/", get(async || Redirect::temporary("/graphql")))
-        .route("/graphql", get(graphql::get).post(graphql::post))
+        .route("/graphql", graphql)
+        .layer(in_answers(CACHE_CONTROL, "no-store"))
+        .layer(cross_origin(&app))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(async move || metrics.render()))
+        .fallback(graphql::other_path)
+        .method_not_allowed_fallback(graphql::other_method)
         .with_state(app)
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(in_answers(X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(in_answers(REFERRER_POLICY, "no-referrer"))
+        .layer(in_answers(CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
         .layer(axum::middleware::from_fn(request_id::assign))
 }
+
+/// Puts a header into each answer that has none of its name.
+fn in_answers(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
+    SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
+}
+
+/// Lets pages of the allowed origins read answers: none, unless the settings name some. No credential is ever sent along
+/// by a browser on its own, since there are no cookies.
+fn cross_origin(app: &App) -> CorsLayer {
+    let origins = app.settings().allowed_origins.iter();
+    let origins: Vec<HeaderValue> = origins.filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
+    if origins.is_empty() {
+        return CorsLayer::new();
+    }
+    CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([ACCEPT, AUTHORIZATION, CONTENT_TYPE, X_API_KEY, LAST_EVENT_ID, request_id::HEADER])
+        .expose_headers([request_id::HEADER, RETRY_AFTER])
+        .max_age(Duration::from_secs(600))
+}
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Answers a request whose handler panicked. The panic's own message is in the log already.
 fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::graphql::error::RequestId;
 
-const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest id that is taken over from a client.
 const MAX_LENGTH: usize = 64;

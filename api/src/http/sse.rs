@@ -7,26 +7,61 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use async_graphql::Request;
+use async_graphql::{Request, Value};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt, stream};
 
 use super::graphql::has_no_data;
 use crate::access::Caller;
+use crate::access::door::{Credential, Denied, LOOK_AGAIN_AFTER};
 use crate::app::App;
 
 /// Silence after which a comment is sent, shorter than the time after which common proxies cut a silent connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
 /// Executes the request and answers with its events.
-pub(super) fn respond(app: &App, caller: Caller, request: Request) -> Response {
+pub(super) fn respond(
+    app: &App,
+    caller: Caller,
+    credential: Option<Credential>,
+    request: Request,
+) -> Response {
     let events = until_failure(app.graphql().execute_stream(caller, request))
-        .map(|response| Event::default().event("next").json_data(response).unwrap_or_default())
+        .map(|response| {
+            let event = Event::default().event("next");
+            // The browser sends it back as Last-Event-ID when it has lost the stream.
+            let event = match sequence_of(&response) {
+                Some(sequence) => event.id(sequence.to_string()),
+                None => event,
+            };
+            event.json_data(response).unwrap_or_default()
+        })
         .chain(stream::once(async { Event::default().event("complete").data("") }))
         .map(Ok::<_, Infallible>)
-        .take_until(app.shutdown().clone().cancelled_owned());
+        .take_until(app.shutdown().clone().cancelled_owned())
+        .take_until(shut_out(app.clone(), credential));
     Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+}
+
+/// The sequence in an answer of `orderStatus`, if it was selected by that name.
+fn sequence_of(response: &async_graphql::Response) -> Option<i64> {
+    let Value::Object(data) = &response.data else { return None };
+    let Some(Value::Object(update)) = data.get("orderStatus") else { return None };
+    match update.get("sequence") {
+        Some(Value::Number(sequence)) => sequence.as_i64(),
+        _ => None,
+    }
+}
+
+/// Waits until the credential is no good any more.
+async fn shut_out(app: App, credential: Option<Credential>) {
+    loop {
+        tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+        if app.door().identify(credential.as_ref()).await.err() == Some(Denied::Unauthenticated) {
+            return;
+        }
+    }
 }
 
 /// Ends the answers behind the first that is nothing but errors: behind an update that could not be shown, the client

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use async_graphql::{Request, Response, ServerError};
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
-use axum::http::HeaderMap;
+use axum::http::header::{HOST, ORIGIN};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use futures_util::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -22,8 +23,8 @@ use tokio_stream::StreamMap;
 use tracing::debug;
 
 use super::graphql::{Refused, has_no_data};
-use crate::access::Caller;
 use crate::access::door::{Credential, Denied, LOOK_AGAIN_AFTER};
+use crate::access::{Caller, FORBIDDEN};
 use crate::app::App;
 use crate::graphql::Executor;
 use crate::graphql::error::RequestId;
@@ -57,9 +58,16 @@ pub(super) fn upgrade(
     request_id: RequestId,
 ) -> axum::response::Response {
     let upgrade = upgrade.protocols([PROTOCOL]).max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE);
+    if !is_from_here(headers) && !is_allowed(headers, &app.settings().allowed_origins) {
+        let message = "pages of this origin may not call; name it in OMS_ALLOWED_ORIGINS if they should";
+        return Refused::new(StatusCode::FORBIDDEN, FORBIDDEN, message).into_response();
+    }
     if upgrade.selected_protocol().is_none() {
-        return Refused::bad_request(format!("the WebSocket's subprotocol must be {PROTOCOL}"))
-            .into_response();
+        // Accepted first, so that the client is told why in the words of the protocol.
+        return upgrade.on_upgrade(async |mut socket: WebSocket| {
+            let frame = CloseFrame { code: 4406, reason: "Subprotocol not acceptable".into() };
+            let _ = timeout(SEND_TIMEOUT, socket.send(Message::Close(Some(frame)))).await;
+        });
     }
     // Programs send their credential as a header; browsers cannot, and send it in `connection_init`.
     let credential = match Credential::of_headers(headers) {
@@ -97,6 +105,7 @@ enum ClientMessage {
 #[serde(tag = "type", rename_all = "snake_case")]
 enum ServerMessage<'a> {
     ConnectionAck,
+    Ping,
     Pong {
         #[serde(skip_serializing_if = "Option::is_none")]
         payload: Option<serde_json::Value>,
@@ -209,6 +218,10 @@ impl Session {
         if self.last_heard.elapsed() > PING_INTERVAL * 2 {
             return Err(End::Gone);
         }
+        if self.caller.is_some() {
+            // Browsers do not show the frames to their programs, which may want to know whether we are there.
+            self.send(&ServerMessage::Ping).await?;
+        }
         self.send_frame(Message::Ping(Default::default())).await
     }
 
@@ -301,6 +314,19 @@ impl Session {
             Ok(Err(_)) | Err(_) => Err(End::Gone),
         }
     }
+}
+
+/// Whether no page of another origin has opened the socket: programs send no origin, our own page sends ours.
+fn is_from_here(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(ORIGIN) else { return true };
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+    matches!((origin, host), (Some((_, origin)), Some(host)) if origin.eq_ignore_ascii_case(host))
+}
+
+fn is_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
+    let origin = headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
+    origin.is_some_and(|origin| allowed.iter().any(|allowed| allowed == origin))
 }
 
 /// A function apart from the session, which no other thread may look at while it waits.

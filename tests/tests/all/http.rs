@@ -13,7 +13,8 @@ async fn a_query_may_be_sent_with_get_and_a_mutation_may_not() {
     let census = shop.db.census().await;
     let query = shop.get_graphql(&[("query", "{ __typename }")]).send().await.expect("an answer");
     assert_eq!(query.status(), StatusCode::OK);
-    assert_eq!(query.json::<Value>().await.expect("JSON"), json!({ "data": { "__typename": "Query" } }));
+    let answer = query.json::<Value>().await.expect("JSON");
+    assert_eq!((&answer["data"], answer.get("errors")), (&json!({ "__typename": "Query" }), None));
 
     let mutation = shop.get_graphql(&[("query", PLACE_BY_GET)]).send().await.expect("an answer");
     assert_eq!(
@@ -47,8 +48,8 @@ async fn a_body_that_is_no_json_object_is_refused() {
         ("text/plain", place.clone(), StatusCode::UNSUPPORTED_MEDIA_TYPE),
         ("application/x-www-form-urlencoded", place.clone(), StatusCode::UNSUPPORTED_MEDIA_TYPE),
         ("application/json", "{".to_owned(), StatusCode::BAD_REQUEST),
-        ("application/json", format!("[{place}]"), StatusCode::BAD_REQUEST),
-        ("application/json", "{}".to_owned(), StatusCode::BAD_REQUEST),
+        ("application/json", format!("[{place}]"), StatusCode::UNPROCESSABLE_ENTITY),
+        ("application/json", "{}".to_owned(), StatusCode::UNPROCESSABLE_ENTITY),
         ("application/json", " ".repeat(200_000), StatusCode::PAYLOAD_TOO_LARGE),
     ];
     for (media_type, body, status) in bodies {
@@ -67,7 +68,11 @@ async fn the_media_type_of_the_answer_is_the_one_asked_for() {
     for (accept, content_type, status_of_error) in [
         ("application/json", "application/json", StatusCode::OK),
         ("*/*", "application/json", StatusCode::OK),
-        ("application/graphql-response+json", "application/graphql-response+json", StatusCode::BAD_REQUEST),
+        (
+            "application/graphql-response+json",
+            "application/graphql-response+json",
+            StatusCode::UNPROCESSABLE_ENTITY,
+        ),
     ] {
         let bad = shop.post().header(ACCEPT, accept).json(&json!({ "query": "{ nonsense }" })).send().await;
         let bad = bad.expect("an answer");
@@ -117,4 +122,112 @@ async fn each_answer_names_its_request() {
     let answer = shop.get("/healthz").send().await.expect("an answer");
     assert!(answer.headers().contains_key("x-request-id"));
     shop.close().await;
+}
+
+/// What a stranger may send, and what the answer is: `Accept`, the content type, the body.
+#[tokio::test]
+async fn whatever_is_sent_is_answered_in_json_with_the_right_status() {
+    const RESPONSE: &str = "application/graphql-response+json";
+    const JSON: &str = "application/json";
+    let shop = Shop::open().await;
+    let census = shop.db.census().await;
+    let query = |query: &str| json!({ "query": query }).to_string();
+    let deep = format!(
+        "{{\"query\": \"{{ __typename }}\", \"variables\": {}1{}}}",
+        "[".repeat(500),
+        "]".repeat(500)
+    );
+    let table: [(&str, &str, String, u16); 27] = [
+        (JSON, JSON, query("{ __typename }"), 200),
+        (RESPONSE, "application/json; charset=utf-8", query("{ __typename }"), 200),
+        (RESPONSE, "APPLICATION/JSON", query("query Q { __typename }"), 200),
+        ("*/*;q=0.1", JSON, query("{ __typename }"), 200),
+        ("text/html", JSON, query("{ __typename }"), 406),
+        ("application/json;q=0", JSON, query("{ __typename }"), 406),
+        (JSON, "application/json; charset=latin1", query("{ __typename }"), 415),
+        (JSON, "text/plain", query("{ __typename }"), 415),
+        (JSON, "multipart/form-data; boundary=x", query("{ __typename }"), 415),
+        (JSON, "application/graphql", "{ __typename }".to_owned(), 415),
+        (JSON, JSON, String::new(), 400),
+        (JSON, JSON, "{\"query\": \"{ __typename }\"".to_owned(), 400),
+        (JSON, JSON, "\u{0}".to_owned(), 400),
+        (JSON, JSON, deep, 400),
+        (JSON, JSON, "null".to_owned(), 422),
+        (JSON, JSON, "{}".to_owned(), 422),
+        (JSON, JSON, json!({ "query": 1 }).to_string(), 422),
+        (JSON, JSON, json!({ "query": "" }).to_string(), 422),
+        (JSON, JSON, json!({ "query": "{ __typename }", "variables": [] }).to_string(), 422),
+        (JSON, JSON, json!({ "query": "{ __typename }", "operationName": 1 }).to_string(), 422),
+        (RESPONSE, JSON, query("{ __typename"), 400),
+        (RESPONSE, JSON, query("{ nonsense }"), 422),
+        (RESPONSE, JSON, query("query ($id: ID!) { getOrder(id: $id) { id } }"), 422),
+        (RESPONSE, JSON, query("query A { __typename } query B { __typename }"), 422),
+        (RESPONSE, JSON, query("{ getOrder(id: \"nonsense\") { id } }"), 200),
+        (RESPONSE, JSON, query("{ products(first: 0) { nodes { sku } } }"), 200),
+        (JSON, JSON, query("{ nonsense }"), 200),
+    ];
+    for (accept, content_type, body, status) in table {
+        let sent = shop.post().header(ACCEPT, accept).header(CONTENT_TYPE, content_type).body(body.clone());
+        let answer = sent.send().await.expect("an answer");
+        assert_eq!(answer.status().as_u16(), status, "{accept} {content_type} {body:.60}");
+        let answered_in = answer.headers()[CONTENT_TYPE].to_str().expect("text").to_owned();
+        assert!(answered_in.contains("json"), "{answered_in}");
+        let answer = answer.json::<Value>().await.expect("JSON");
+        let errors = answer["errors"].as_array();
+        assert!(
+            errors.is_none_or(|errors| errors.iter().all(|error| error["message"].is_string())),
+            "{answer}"
+        );
+        assert!(answer.get("data").is_some() || errors.is_some(), "{answer}");
+    }
+    assert_eq!(shop.db.census().await, census);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn other_methods_and_paths_are_refused_in_json() {
+    let shop = Shop::open().await;
+    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    for method in ["PUT", "DELETE", "PATCH"] {
+        let method = method.parse::<reqwest::Method>().expect("a method");
+        let url = format!("http://{}/graphql", shop.addr());
+        let answer = http.request(method, url).send().await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(answer.headers()[ALLOW], "GET, POST");
+        assert!(answer.json::<Value>().await.expect("JSON")["errors"].is_array());
+    }
+    let answer = shop.get("/nowhere").send().await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+    assert!(answer.json::<Value>().await.expect("JSON")["errors"].is_array());
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn each_answer_has_its_security_headers_and_no_page_of_another_origin_reads_it() {
+    let shop =
+        Shop::open_with(|args| args.access.allowed_origins = vec!["https://shop.example".to_owned()]).await;
+    let answer_to = async |origin: &str| {
+        let sent = shop.post().header("origin", origin).json(&json!({ "query": "{ __typename }" })).send();
+        sent.await.expect("an answer").headers().clone()
+    };
+    let headers = answer_to("https://evil.example").await;
+    for (name, value) in [
+        ("x-content-type-options", "nosniff"),
+        ("referrer-policy", "no-referrer"),
+        ("cache-control", "no-store"),
+        ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+    ] {
+        assert_eq!(headers[name], value, "{name}");
+    }
+    assert!(!headers.contains_key("access-control-allow-origin"), "{headers:?}");
+    let headers = answer_to("https://shop.example").await;
+    assert_eq!(headers["access-control-allow-origin"], "https://shop.example");
+    shop.close().await;
+
+    let closed = Shop::open().await;
+    let sent =
+        closed.post().header("origin", "https://shop.example").json(&json!({ "query": "{ __typename }" }));
+    let headers = sent.send().await.expect("an answer").headers().clone();
+    assert!(headers.keys().all(|name| !name.as_str().starts_with("access-control")), "{headers:?}");
+    closed.close().await;
 }

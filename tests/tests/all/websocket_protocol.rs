@@ -51,8 +51,10 @@ async fn a_ping_is_answered_and_queries_work_as_well() {
     socket.send(json!({ "type": "ping", "payload": { "n": 1 } })).await;
     assert_eq!(socket.receive().await, Ok(json!({ "type": "pong", "payload": { "n": 1 } })));
     socket.send(json!({ "id": "q", "type": "subscribe", "payload": { "query": "{ __typename }" } })).await;
-    let answer = json!({ "id": "q", "type": "next", "payload": { "data": { "__typename": "Query" } } });
-    assert_eq!(socket.receive().await, Ok(answer));
+    let answer = socket.receive().await.expect("an answer");
+    assert_eq!((&answer["id"], &answer["type"]), (&json!("q"), &json!("next")));
+    assert_eq!(answer["payload"]["data"], json!({ "__typename": "Query" }));
+    assert!(answer["payload"].get("errors").is_none(), "{answer}");
     assert_eq!(socket.receive().await, Ok(json!({ "id": "q", "type": "complete" })));
     shop.close().await;
 }
@@ -73,5 +75,18 @@ async fn watching_an_order_that_is_not_there_is_an_error_and_the_socket_lives_on
     }
     socket.send(json!({ "id": "2", "type": "subscribe", "payload": { "query": "{ __typename " } })).await;
     assert_eq!(socket.receive().await.expect("the socket stays open")["type"], "error");
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn another_subprotocol_is_closed_with_4406_and_a_page_of_another_origin_is_not_let_in() {
+    let shop = Shop::open().await;
+    let mut socket =
+        Socket::open_as(shop.addr(), Some("graphql-ws"), None).await.expect("it is accepted first");
+    assert_eq!(socket.receive().await, Err(4406));
+    let protocol = Some("graphql-transport-ws");
+    assert_eq!(Socket::open_as(shop.addr(), protocol, Some("https://evil.example")).await.err(), Some(403));
+    let own = format!("http://{}", shop.addr());
+    assert!(Socket::open_as(shop.addr(), protocol, Some(&own)).await.is_ok());
     shop.close().await;
 }

@@ -18,7 +18,7 @@ pub(super) use self::prices::Prices;
 use crate::config::LimitArgs;
 
 /// `extensions.code` of a query beyond a bound.
-const QUERY_TOO_COMPLEX: &str = "QUERY_TOO_COMPLEX";
+pub const QUERY_TOO_COMPLEX: &str = "QUERY_TOO_COMPLEX";
 
 /// The most fields of a query once its fragments are put in their places. The standard introspection query has about
 /// 150.

@@ -7,6 +7,7 @@ use futures_util::{Stream, StreamExt};
 use super::OrderStatusUpdate;
 use crate::access::Needs;
 use crate::app::Services;
+use crate::graphql::ResumeAfter;
 use crate::graphql::error::OrReport;
 use crate::graphql::{ids, page};
 
@@ -36,6 +37,7 @@ impl OrderSubscription {
             .await
             .or_report(ctx, "watch an order")?;
         order.ok_or_else(unknown)?;
+        let after = ctx.data_opt::<ResumeAfter>().map_or(after, |resume| Some(resume.0));
         let events = services.event_feed.events(order_id, after.unwrap_or(0));
         Ok(events.map(move |event| event.map(OrderStatusUpdate::from).or_report(ctx, "watch an order")))
     }
