@@ -464,7 +464,11 @@ async fn insert_lines_and_first_events(
         .iter()
         .flat_map(|draft| {
             let app_id = draft.request.app_id.uuid();
-            draft.lines.iter().zip(1..).map(move |(&(line, product), no)| (draft.id, no, line, product, app_id))
+            draft
+                .lines
+                .iter()
+                .zip(1..)
+                .map(move |(&(line, product), no)| (draft.id, no, line, product, app_id))
         })
         .collect();
     tx.execute_raw(statement(
