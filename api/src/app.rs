@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::event_feed::EventFeed;
 use crate::graphql::Executor;
 use crate::placing::Placing;
+use crate::reader::Reader;
 
 /// What is particular to this shop.
 #[derive(Debug, Clone)]
@@ -30,6 +31,8 @@ impl Default for AppSettings {
 pub struct Services {
     /// The pool.
     pub db: DatabaseConnection,
+    /// Reads orders on a caller's behalf.
+    pub reader: Reader,
     /// Places orders.
     pub placing: Placing,
     /// Shows what happens to them.
@@ -61,14 +64,16 @@ impl App {
     /// still in flight and ends with the last clone of the application.
     pub fn start(
         db: DatabaseConnection,
+        reader: Reader,
         wakeups: Arc<Wakeups>,
         definitions: Definitions,
         settings: AppSettings,
         shutdown: CancellationToken,
     ) -> Self {
-        let event_feed = EventFeed::start(db.clone(), &wakeups, shutdown.clone());
+        let event_feed = EventFeed::start(db.clone(), reader.clone(), &wakeups, shutdown.clone());
         let placing = Placing::start(db.clone(), wakeups.clone());
-        let services = Services { db: db.clone(), placing, event_feed, definitions, wakeups, settings };
+        let services =
+            Services { db: db.clone(), reader, placing, event_feed, definitions, wakeups, settings };
         let graphql = Executor::start(services);
         Self(Arc::new(Parts { db, graphql, shutdown, sockets: TaskTracker::new() }))
     }

@@ -28,6 +28,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::database_error::{Trouble, classify};
+use crate::reader::Reader;
 
 /// How long a change may go unseen when its notification was lost. Each wait is drawn from three quarters to five
 /// quarters of it, so that processes started together do not poll together.
@@ -57,7 +58,9 @@ pub struct EventFeed {
 
 #[derive(Debug)]
 struct Shared {
+    /// For what is done on nobody's behalf: to see which orders have moved.
     db: DatabaseConnection,
+    reader: Reader,
     watched: Mutex<HashMap<Uuid, Watched>>,
     readers: Semaphore,
     shutdown: CancellationToken,
@@ -74,9 +77,15 @@ struct Watched {
 
 impl EventFeed {
     /// Starts the two tasks that poke viewers; they end when `shutdown` fires.
-    pub fn start(db: DatabaseConnection, wakeups: &Wakeups, shutdown: CancellationToken) -> Self {
+    pub fn start(
+        db: DatabaseConnection,
+        reader: Reader,
+        wakeups: &Wakeups,
+        shutdown: CancellationToken,
+    ) -> Self {
         let shared = Arc::new(Shared {
             db,
+            reader,
             watched: Mutex::default(),
             readers: Semaphore::new(MAX_READERS),
             shutdown: shutdown.clone(),
@@ -123,6 +132,7 @@ impl EventFeed {
         tokio::pin!(time_is_up);
         let mut is_over = false;
         loop {
+            // Whoever waits has placed the order.
             let order = read::find_order(&self.shared.db, &Visibility::Order(order_id), order_id).await?;
             if is_over || order.as_ref().is_none_or(|order| order.status.is_settled()) {
                 return Ok(order);
@@ -297,15 +307,18 @@ impl Viewer {
         let Watch { shared, order_id, .. } = &self.watch;
         // The semaphore is never closed; were it, reading without a permit would still be right.
         let _permit = shared.readers.acquire().await.ok();
-        let events = read::find_events(&shared.db, &self.visibility, vec![*order_id], self.after, PAGE_SIZE);
+        let tx = shared.reader.begin(&self.visibility).await?;
+        let events = read::find_events(&tx, &self.visibility, vec![*order_id], self.after, PAGE_SIZE);
         let page = events.await?;
         if !page.is_empty() {
+            tx.commit().await?;
             return Ok(Look { page, nothing_will_come: false });
         }
         // A viewer may resume after the last event of a settled order, or after one that never was: no event would
         // ever end its stream.
         let columns = [Column::Status, Column::Sequence].into_iter().collect();
-        let orders = read::find_orders(&shared.db, &self.visibility, columns, vec![*order_id]).await?;
+        let orders = read::find_orders(&tx, &self.visibility, columns, vec![*order_id]).await?;
+        tx.commit().await?;
         let is_open = |order: &OrderRow| {
             order.status.is_none_or(|status| !status.is_settled())
                 || order.sequence.is_none_or(|sequence| sequence > self.after)
@@ -324,6 +337,7 @@ mod tests {
     fn feed() -> EventFeed {
         let shared = Shared {
             db: DatabaseConnection::default(),
+            reader: Reader::new(DatabaseConnection::default()),
             watched: Mutex::default(),
             readers: Semaphore::new(1),
             shutdown: CancellationToken::new(),

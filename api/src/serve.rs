@@ -26,6 +26,7 @@ use crate::app::{App, AppSettings};
 use crate::config::{GatewayArgs, ServeArgs};
 use crate::http::RenderMetrics;
 use crate::postgres::{self, Database, PoolSettings};
+use crate::reader::Reader;
 use crate::{catalog_import, http, telemetry};
 
 /// What a fresh embedded database is filled with.
@@ -42,6 +43,8 @@ const POOL_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Running {
     addr: Option<SocketAddr>,
     db: DatabaseConnection,
+    /// The pool that orders are read over; none for a runner alone.
+    reader: Option<DatabaseConnection>,
     /// In the order in which they stop: requests may wait for the runner, the runner waits for no request.
     parts: Vec<Part>,
     drain: Duration,
@@ -78,9 +81,11 @@ pub async fn start(args: &ServeArgs) -> anyhow::Result<Running> {
     prepare(&database, args).await?;
     let wakeups = Wakeups::new();
     let mut parts = Vec::new();
+    let mut reader = None;
     if let Some(listener) = listener {
         let db = database.connect(&args.api_pool()).await?;
-        parts.push(start_api(db, listener, wakeups.clone(), args)?);
+        let pool = reader.insert(database.connect_reader(&args.reader_pool()).await?).clone();
+        parts.push(start_api(db, Reader::new(pool), listener, wakeups.clone(), args)?);
     }
     if role.runs_sagas() {
         let db = database.connect(&args.runner_pool()).await?;
@@ -95,7 +100,7 @@ pub async fn start(args: &ServeArgs) -> anyhow::Result<Running> {
         AbortOnDropHandle::new(tokio::spawn(telemetry::keep_metrics())),
     ];
     let drain = Duration::from_secs(args.process.drain_seconds);
-    Ok(Running { addr, db, parts, drain, helpers, database })
+    Ok(Running { addr, db, reader, parts, drain, helpers, database })
 }
 
 impl Running {
@@ -146,6 +151,9 @@ impl Running {
         self.helpers.clear();
         for part in self.parts.drain(..) {
             close(&part.db).await;
+        }
+        if let Some(reader) = &self.reader {
+            close(reader).await;
         }
         self.database.close().await.context("cannot stop the embedded Postgres")
     }
@@ -229,6 +237,7 @@ pub(crate) async fn add_demo_products(db: &DatabaseConnection, currency: Currenc
 
 fn start_api(
     db: DatabaseConnection,
+    reader: Reader,
     listener: TcpListener,
     wakeups: Arc<Wakeups>,
     args: &ServeArgs,
@@ -236,7 +245,7 @@ fn start_api(
     let stop = CancellationToken::new();
     let settings = AppSettings { currency: args.store.currency };
     let definitions = definitions(&db, &args.gateway)?;
-    let app = App::start(db.clone(), wakeups, definitions, settings, stop.clone());
+    let app = App::start(db.clone(), reader, wakeups, definitions, settings, stop.clone());
     let router = http::router(app.clone(), RenderMetrics::new(|| telemetry::metrics().render()));
     let stopped = stop.clone().cancelled_owned();
     let work = async move {

@@ -8,6 +8,7 @@
 
 mod jwks;
 pub mod jwt;
+pub(crate) mod personal_data;
 mod provider;
 
 use std::sync::Arc;

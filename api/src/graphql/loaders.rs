@@ -14,6 +14,7 @@ use sea_orm::{DatabaseConnection, DbErr};
 use uuid::Uuid;
 
 use super::batching::Batching;
+use crate::reader::Reader;
 
 /// Every kind of row that a field asks for one by one.
 #[derive(Debug)]
@@ -42,10 +43,10 @@ pub(super) struct EventsPage {
 }
 
 impl Loaders {
-    /// Starts the loaders, which read from the pool.
-    pub(super) fn start(db: &DatabaseConnection) -> Self {
+    /// Starts the loaders, which read orders as whoever asks sees them, and the rest from the pool.
+    pub(super) fn start(db: &DatabaseConnection, reader: &Reader) -> Self {
         let pool = || db.clone();
-        let (orders, lines, events) = (pool(), pool(), pool());
+        let (orders, lines, events) = (reader.clone(), reader.clone(), reader.clone());
         let (processes, histories, stock) = (pool(), pool(), pool());
         Self {
             orders: Batching::start(move |keys| find_orders(orders.clone(), keys)),
@@ -69,25 +70,30 @@ fn by_common<C: Eq + Hash>(keys: impl IntoIterator<Item = (C, Uuid)>) -> HashMap
 }
 
 async fn find_orders(
-    db: DatabaseConnection,
+    reader: Reader,
     keys: Vec<(Visibility, Columns, Uuid)>,
 ) -> Result<HashMap<(Visibility, Columns, Uuid), OrderRow>, DbErr> {
     let groups = by_common(keys.into_iter().map(|(visibility, columns, id)| ((visibility, columns), id)));
     let mut found = HashMap::new();
     for ((visibility, columns), ids) in groups {
-        let orders = read::find_orders(&db, &visibility, columns, ids).await?;
+        let tx = reader.begin(&visibility).await?;
+        let orders = read::find_orders(&tx, &visibility, columns, ids).await?;
+        tx.commit().await?;
         found.extend(orders.into_iter().map(|order| ((visibility.clone(), columns, order.id), order)));
     }
     Ok(found)
 }
 
 async fn find_lines(
-    db: DatabaseConnection,
+    reader: Reader,
     keys: Vec<(Visibility, Uuid)>,
 ) -> Result<HashMap<(Visibility, Uuid), Vec<line::Model>>, DbErr> {
     let mut found: HashMap<(Visibility, Uuid), Vec<line::Model>> = HashMap::new();
     for (visibility, ids) in by_common(keys) {
-        for line in read::find_lines(&db, &visibility, ids).await? {
+        let tx = reader.begin(&visibility).await?;
+        let lines = read::find_lines(&tx, &visibility, ids).await?;
+        tx.commit().await?;
+        for line in lines {
             found.entry((visibility.clone(), line.order_id)).or_default().push(line);
         }
     }
@@ -95,13 +101,16 @@ async fn find_lines(
 }
 
 async fn find_events(
-    db: DatabaseConnection,
+    reader: Reader,
     keys: Vec<(Visibility, EventsPage, Uuid)>,
 ) -> Result<HashMap<(Visibility, EventsPage, Uuid), Vec<event::Model>>, DbErr> {
     let groups = by_common(keys.into_iter().map(|(visibility, page, id)| ((visibility, page), id)));
     let mut found: HashMap<(Visibility, EventsPage, Uuid), Vec<event::Model>> = HashMap::new();
     for ((visibility, page), ids) in groups {
-        for event in read::find_events(&db, &visibility, ids, page.after, page.first).await? {
+        let tx = reader.begin(&visibility).await?;
+        let events = read::find_events(&tx, &visibility, ids, page.after, page.first).await?;
+        tx.commit().await?;
+        for event in events {
             found.entry((visibility.clone(), page, event.order_id)).or_default().push(event);
         }
     }

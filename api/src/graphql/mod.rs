@@ -11,10 +11,12 @@ use async_graphql::{MergedObject, Request, Response, SDLExportOptions, SchemaBui
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use sea_orm::DatabaseConnection;
 
 use self::documents::Documents;
 use self::loaders::Loaders;
 use crate::access::Caller;
+use crate::access::personal_data::{PersonalData, request_id};
 use crate::app::Services;
 
 mod batching;
@@ -70,19 +72,27 @@ pub struct Mutation(
 pub struct Executor {
     schema: Schema,
     documents: Arc<Documents>,
+    /// Where it is recorded who was shown personal data.
+    db: DatabaseConnection,
 }
 
 impl Executor {
     /// Makes the schema with what its resolvers work with. Needs a Tokio runtime.
     pub fn start(services: Services) -> Self {
-        let loaders = Loaders::start(&services.db);
-        Self { schema: builder().data(services).data(loaders).finish(), documents: Arc::default() }
+        let loaders = Loaders::start(&services.db, &services.reader);
+        let db = services.db.clone();
+        Self { schema: builder().data(services).data(loaders).finish(), documents: Arc::default(), db }
     }
 
     /// Executes a query or a mutation.
     pub async fn execute(&self, caller: Caller, mut request: Request) -> Response {
         match self.documents.prepare(&mut request) {
-            Ok(()) => self.schema.execute(request.data(caller)).await,
+            Ok(()) => {
+                let (personal, id) = (PersonalData::default(), request_id(&request));
+                let request = request.data(caller.clone()).data(personal.clone());
+                let response = self.schema.execute(request).await;
+                personal.finish(&self.db, &caller, &id, response).await
+            }
             Err(error) => Response::from_errors(vec![error]),
         }
     }
@@ -90,7 +100,19 @@ impl Executor {
     /// Executes any operation; a query or a mutation has one answer.
     pub fn execute_stream(&self, caller: Caller, mut request: Request) -> BoxStream<'static, Response> {
         match self.documents.prepare(&mut request) {
-            Ok(()) => self.schema.execute_stream(request.data(caller)).boxed(),
+            Ok(()) => {
+                let (personal, id) = (PersonalData::default(), request_id(&request));
+                let request = request.data(caller.clone()).data(personal.clone());
+                let (responses, db) = (self.schema.execute_stream(request), self.db.clone());
+                let seen = (personal, db, caller, id);
+                let finished = stream::unfold((responses.boxed(), seen), async |(mut responses, seen)| {
+                    let response = responses.next().await?;
+                    let (personal, db, caller, id) = &seen;
+                    let response = personal.finish(db, caller, id, response).await;
+                    Some((response, (responses, seen)))
+                });
+                finished.boxed()
+            }
             Err(error) => stream::iter([Response::from_errors(vec![error])]).boxed(),
         }
     }

@@ -66,7 +66,7 @@ async fn watching_an_order_that_is_not_there_is_an_error_and_the_socket_lives_on
         let answer = socket.receive().await.expect("the socket stays open");
         let errors =
             if answer["type"] == "error" { &answer["payload"] } else { &answer["payload"]["errors"] };
-        assert_eq!(errors[0]["extensions"]["code"], "INVALID_INPUT", "{answer}");
+        assert_eq!(errors[0]["extensions"]["code"], "NOT_FOUND", "{answer}");
         if answer["type"] == "next" {
             assert_eq!(socket.receive().await, Ok(json!({ "id": "1", "type": "complete" })));
         }

@@ -15,7 +15,7 @@ use super::error::OrReport;
 use super::loaders::{EventsPage, Loaders};
 use super::money::{CurrencyCode, Money};
 use super::{ids, page};
-use crate::access::{Caller, caller};
+use crate::access::{Caller, caller, personal_data};
 
 pub(super) mod mutation;
 pub(super) mod query;
@@ -202,19 +202,27 @@ impl Order {
 
     /// Whom to write to. Example: `ada@example.org`
     async fn email(&self, ctx: &Context<'_>) -> Result<Option<String>> {
-        if !caller(ctx)?.may(Scope::OrdersReadPii) {
+        if !personal_data::may_see(ctx, "email")? {
             return Ok(None);
         }
-        self.read(ctx, |row| row.email.clone()).await
+        let email = self.read(ctx, |row| row.email.clone()).await?;
+        if email.is_some() {
+            personal_data::show(ctx, self.row.id, "email")?;
+        }
+        Ok(email)
     }
 
     /// Where it goes.
     async fn shipping_address(&self, ctx: &Context<'_>) -> Result<Option<Address>> {
-        if !caller(ctx)?.may(Scope::OrdersReadPii) {
+        if !personal_data::may_see(ctx, "shippingAddress")? {
             return Ok(None);
         }
         let address = self.read(ctx, |row| row.shipping_address.clone()).await?;
-        Ok(address.and_then(|address| serde_json::from_value(address).ok()).map(Address))
+        let address = address.and_then(|address| serde_json::from_value(address).ok()).map(Address);
+        if address.is_some() {
+            personal_data::show(ctx, self.row.id, "shippingAddress")?;
+        }
+        Ok(address)
     }
 
     /// How it goes. Example: `standard`
