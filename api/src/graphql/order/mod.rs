@@ -545,3 +545,26 @@ impl OrderStatusUpdate {
         order.ok_or_else(|| missing("the event's order")).or_report(ctx, "read the order of an event")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use domain::app::Scopes;
+    use domain::id::local_app;
+    use serde_json::json;
+
+    use super::*;
+
+    fn caller(scopes: Scopes) -> Caller {
+        Caller::app(local_app(), "tested".to_owned(), scopes, &[], None, None)
+    }
+
+    #[test]
+    fn who_intervened_and_why_is_shown_to_operators_alone() {
+        let data = json!({ "act": "retry", "by": "ada", "reason": "the bank is back" });
+        let shown = |scope| shown_data("OperatorActed", data.clone(), &caller([scope].into_iter().collect()));
+        assert_eq!(shown(Scope::SagasOperate), data);
+        assert_eq!(shown(Scope::OrdersRead), json!({ "act": "retry" }));
+        let paid = json!({ "amountMinor": 1 });
+        assert_eq!(shown_data("PaymentCaptured", paid.clone(), &caller(Scopes::default())), paid);
+    }
+}
