@@ -200,7 +200,8 @@ impl Order {
         .await
     }
 
-    /// Whom to write to. Example: `ada@example.org`
+    /// Whom to write to. Personal: null without the scope `orders:read_pii`, which `extensions.personalData` says.
+    /// Example: `ada@example.org`
     async fn email(&self, ctx: &Context<'_>) -> Result<Option<String>> {
         if !personal_data::may_see(ctx, "email")? {
             return Ok(None);
@@ -212,7 +213,7 @@ impl Order {
         Ok(email)
     }
 
-    /// Where it goes.
+    /// Where it goes. Personal: null without the scope `orders:read_pii`, which `extensions.personalData` says.
     async fn shipping_address(&self, ctx: &Context<'_>) -> Result<Option<Address>> {
         if !personal_data::may_see(ctx, "shippingAddress")? {
             return Ok(None);
@@ -480,7 +481,8 @@ pub(crate) struct OrderEvent {
     kind: String,
     /// The order's status once it had happened. Example: `PENDING`
     status: OrderStatus,
-    /// The event's facts; amounts are in minor units. Example: `{"amountMinor": 2499}`
+    /// The event's facts; amounts are in minor units. Who intervened, and why, is shown with the scope `sagas:operate`
+    /// alone. Example: `{"amountMinor": 2499}`
     data: Json<serde_json::Value>,
     /// When it happened (RFC 3339, UTC). Example: `2026-11-25T10:00:00.223456+00:00`
     occurred_at: DateTime<Utc>,

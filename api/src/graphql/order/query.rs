@@ -13,7 +13,7 @@ pub(crate) struct OrderQuery;
 
 #[Object]
 impl OrderQuery {
-    /// Returns the order with this id; null when there is none.
+    /// Returns the order with this id; null when there is none that the caller may see.
     #[graphql(guard = "Needs([Scope::OrdersRead])")]
     async fn get_order(
         &self,
