@@ -7,15 +7,18 @@ use domain::app::{Scope, Scopes, Visibility};
 use domain::id::{AppId, OrderId, local_app};
 use domain::order::read::{self, Columns};
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use oms::access::Caller;
 use oms::app::{App, AppSettings};
 use oms::config::DatabaseArgs;
 use oms::postgres::{self, PoolSettings};
 use oms::reader::Reader;
+use oms_tests::own_postgres::OwnPostgres;
 use oms_tests::{Shop, TestDatabase, order};
 use saga::engine::{Definitions, Wakeups};
-use sea_orm::{ConnectionTrait, DatabaseConnection};
+use sea_orm::{ConnectionTrait, DatabaseConnection, SqlxPostgresConnector};
 use serde_json::{Value, json};
+use sqlx::postgres::PgPoolOptions;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -62,19 +65,20 @@ async fn place(shop: &Shop) -> (String, Uuid) {
     (placed.id().to_owned(), id.uuid())
 }
 
+async fn count(db: &impl ConnectionTrait, table: &str) -> i64 {
+    let row = db.query_one_raw(sea_orm::Statement::from_string(
+        sea_orm::DbBackend::Postgres,
+        format!("SELECT count(*) AS count FROM {table}"),
+    ));
+    let row = row.await.expect("the role may read").expect("one row");
+    row.try_get("", "count").expect("a number")
+}
+
 #[tokio::test]
 async fn the_reading_role_sees_no_row_until_it_is_told_who_looks() {
     let shop = Shop::open().await;
     let (_, id) = place(&shop).await;
     let pool = connect_reader(&shop.db).await;
-    let count = async |db: &sea_orm::DatabaseTransaction, table: &str| {
-        let row = db.query_one_raw(sea_orm::Statement::from_string(
-            sea_orm::DbBackend::Postgres,
-            format!("SELECT count(*) AS count FROM {table}"),
-        ));
-        let row = row.await.expect("the role may read").expect("one row");
-        row.try_get::<i64>("", "count").expect("a number")
-    };
     let reader = Reader::new(pool.clone());
     let other = Visibility::of_app(Uuid::now_v7());
     let own = Visibility::of_app(local_app().uuid());
@@ -274,4 +278,28 @@ async fn who_is_shown_personal_data_is_recorded_or_is_not_shown_it() {
     assert_eq!(answer["errors"][0]["extensions"]["code"], "UNAVAILABLE");
     assert!(!answer.to_string().contains("ada@"), "{answer}");
     shop.close().await;
+}
+
+#[tokio::test]
+async fn the_databases_of_a_cluster_make_the_reading_role_at_once() {
+    let postgres = OwnPostgres::start().await;
+    let connect = async |name: &str| {
+        let pool = PgPoolOptions::new().max_connections(2).connect_with(postgres.connect_options(name)).await;
+        SqlxPostgresConnector::from_sqlx_postgres_pool(pool.expect("the database answers"))
+    };
+    let server = connect("postgres").await;
+    let mut databases = Vec::new();
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        server.execute_unprepared(&format!("CREATE DATABASE {name}")).await.expect("the database is made");
+        databases.push(connect(name).await);
+    }
+    for migrated in join_all(databases.iter().map(migration::migrate)).await {
+        migrated.expect("the schema is made");
+    }
+    for database in databases {
+        database.execute_unprepared("SET ROLE oms_reader; SELECT id FROM orders").await.expect("it may read");
+        database.close().await.expect("the pool closes");
+    }
+    server.close().await.expect("the pool closes");
+    postgres.stop().await;
 }
