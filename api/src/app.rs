@@ -13,6 +13,7 @@ use crate::config::LimitArgs;
 use crate::event_feed::EventFeed;
 use crate::graphql::Executor;
 use crate::placing::Placing;
+use crate::reader::Reader;
 
 /// What is particular to this shop.
 #[derive(Debug, Clone)]
@@ -36,6 +37,8 @@ impl Default for AppSettings {
 pub struct Services {
     /// The pool.
     pub db: DatabaseConnection,
+    /// Reads orders on a caller's behalf.
+    pub reader: Reader,
     /// Places orders.
     pub placing: Placing,
     /// Shows what happens to them.
@@ -71,6 +74,7 @@ impl App {
     /// still in flight and ends with the last clone of the application.
     pub fn start(
         db: DatabaseConnection,
+        reader: Reader,
         wakeups: Arc<Wakeups>,
         definitions: Definitions,
         door: Door,
@@ -78,11 +82,12 @@ impl App {
         limits: LimitArgs,
         shutdown: CancellationToken,
     ) -> Self {
-        let event_feed = EventFeed::start(db.clone(), &wakeups, shutdown.clone());
+        let event_feed = EventFeed::start(db.clone(), reader.clone(), &wakeups, shutdown.clone());
         let placing = Placing::start(db.clone(), wakeups.clone());
         let own_settings = settings.clone();
         let services = Services {
             db: db.clone(),
+            reader,
             placing,
             event_feed,
             definitions,

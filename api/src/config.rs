@@ -477,6 +477,9 @@ fn is_loopback(listen: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
+/// Most connections that read orders on callers' behalf. Reads are batched, so that few are enough: six for what nested
+/// fields ask for, the rest for viewers and lists. They are among the spare ones.
+const MAX_READER_CONNECTIONS: u32 = 16;
 
 /// Connections that the pools leave to subcommands, `psql`, listeners and the superuser.
 const SPARE_CONNECTIONS: u32 = 30;
@@ -566,6 +569,11 @@ impl ServeArgs {
     /// The pool of the API.
     pub fn api_pool(&self) -> PoolSettings {
         self.pool("oms api", self.process.pool_size)
+    }
+
+    /// The pool that orders are read over on a caller's behalf, apart from the API's: it can only read.
+    pub fn reader_pool(&self) -> PoolSettings {
+        self.pool("oms reader", self.process.pool_size.min(MAX_READER_CONNECTIONS))
     }
 
     /// The pool of the runner, apart from the API's, so that neither can starve the other.

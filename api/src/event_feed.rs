@@ -15,8 +15,10 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use domain::app::Visibility;
 use domain::order;
-use domain::order::entity::event;
+use domain::order::entity::{Column, event};
+use domain::order::read::{self, OrderRow};
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use saga::engine::notify::{Changed, Wakeups};
 use sea_orm::{DatabaseConnection, DbErr};
@@ -26,6 +28,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::database_error::{Trouble, classify};
+use crate::reader::Reader;
 
 /// How long a change may go unseen when its notification was lost. Each wait is drawn from three quarters to five
 /// quarters of it, so that processes started together do not poll together.
@@ -55,7 +58,9 @@ pub struct EventFeed {
 
 #[derive(Debug)]
 struct Shared {
+    /// For what is done on nobody's behalf: to see which orders have moved.
     db: DatabaseConnection,
+    reader: Reader,
     watched: Mutex<HashMap<Uuid, Watched>>,
     readers: Semaphore,
     shutdown: CancellationToken,
@@ -72,9 +77,15 @@ struct Watched {
 
 impl EventFeed {
     /// Starts the two tasks that poke viewers; they end when `shutdown` fires.
-    pub fn start(db: DatabaseConnection, wakeups: &Wakeups, shutdown: CancellationToken) -> Self {
+    pub fn start(
+        db: DatabaseConnection,
+        reader: Reader,
+        wakeups: &Wakeups,
+        shutdown: CancellationToken,
+    ) -> Self {
         let shared = Arc::new(Shared {
             db,
+            reader,
             watched: Mutex::default(),
             readers: Semaphore::new(MAX_READERS),
             shutdown: shutdown.clone(),
@@ -87,18 +98,20 @@ impl EventFeed {
     }
 
     /// Returns the order's events with a sequence above `after`: first those that are there, then each as it happens,
-    /// each once. The stream ends after the event that settles the order, or at once if there is no such order or
-    /// its story was over before `after`.
+    /// each once. The stream ends after the event that settles the order, or at once if there is no such visible order
+    /// or its story was over before `after`.
     ///
     /// A database that does not answer is an error at first, and is ridden out for half a minute later on.
     pub fn events(
         &self,
         order_id: Uuid,
         after: i32,
+        visibility: Visibility,
     ) -> impl Stream<Item = Result<event::Model, DbErr>> + Send + use<> {
         // Register before reading: an event committed after the read pokes this viewer, and one committed before is
         // read. The other way round, one in between would be missed.
-        let viewer = Viewer { watch: self.watch(order_id), after, is_over: false, has_looked: false };
+        let viewer =
+            Viewer { watch: self.watch(order_id), visibility, after, is_over: false, has_looked: false };
         stream::try_unfold(viewer, async |mut viewer| {
             Ok::<_, DbErr>(viewer.next_page().await?.map(|page| (stream::iter(page).map(Ok), viewer)))
         })
@@ -119,7 +132,8 @@ impl EventFeed {
         tokio::pin!(time_is_up);
         let mut is_over = false;
         loop {
-            let order = order::store::find_order(&self.shared.db, order_id).await?;
+            // Whoever waits has placed the order.
+            let order = read::find_order(&self.shared.db, &Visibility::Order(order_id), order_id).await?;
             if is_over || order.as_ref().is_none_or(|order| order.status.is_settled()) {
                 return Ok(order);
             }
@@ -171,7 +185,7 @@ impl Shared {
     async fn poll(&self) -> Result<(), DbErr> {
         let order_ids: Vec<Uuid> = self.lock().keys().copied().collect();
         for chunk in order_ids.chunks(POLL_CHUNK) {
-            let positions = order::store::find_positions(&self.db, chunk.to_vec()).await?;
+            let positions = read::find_positions(&self.db, chunk.to_vec()).await?;
             let mut watched = self.lock();
             for position in positions {
                 if let Some(order) = watched.get_mut(&position.id)
@@ -232,6 +246,8 @@ impl Drop for Watch {
 /// What one viewer has been shown.
 struct Viewer {
     watch: Watch,
+    /// Which orders it sees; of one that it does not see it is shown nothing.
+    visibility: Visibility,
     /// Sequence of the last event shown.
     after: i32,
     is_over: bool,
@@ -291,14 +307,23 @@ impl Viewer {
         let Watch { shared, order_id, .. } = &self.watch;
         // The semaphore is never closed; were it, reading without a permit would still be right.
         let _permit = shared.readers.acquire().await.ok();
-        let page = order::store::find_events(&shared.db, *order_id, self.after, PAGE_SIZE).await?;
+        let tx = shared.reader.begin(&self.visibility).await?;
+        let events = read::find_events(&tx, &self.visibility, vec![*order_id], self.after, PAGE_SIZE);
+        let page = events.await?;
         if !page.is_empty() {
+            tx.commit().await?;
             return Ok(Look { page, nothing_will_come: false });
         }
         // A viewer may resume after the last event of a settled order, or after one that never was: no event would
         // ever end its stream.
-        let order = order::store::find_order(&shared.db, *order_id).await?;
-        let is_over = order.is_none_or(|order| order.status.is_settled() && order.sequence <= self.after);
+        let columns = [Column::Status, Column::Sequence].into_iter().collect();
+        let orders = read::find_orders(&tx, &self.visibility, columns, vec![*order_id]).await?;
+        tx.commit().await?;
+        let is_open = |order: &OrderRow| {
+            order.status.is_none_or(|status| !status.is_settled())
+                || order.sequence.is_none_or(|sequence| sequence > self.after)
+        };
+        let is_over = !orders.iter().any(is_open);
         Ok(Look { page, nothing_will_come: is_over })
     }
 }
@@ -312,6 +337,7 @@ mod tests {
     fn feed() -> EventFeed {
         let shared = Shared {
             db: DatabaseConnection::default(),
+            reader: Reader::new(DatabaseConnection::default()),
             watched: Mutex::default(),
             readers: Semaphore::new(1),
             shutdown: CancellationToken::new(),

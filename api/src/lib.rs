@@ -17,6 +17,7 @@ pub mod http;
 mod operator;
 pub mod placing;
 pub mod postgres;
+pub mod reader;
 pub mod serve;
 pub mod shutdown;
 pub mod telemetry;

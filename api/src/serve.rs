@@ -31,6 +31,7 @@ use crate::app::{App, AppSettings};
 use crate::config::{GatewayArgs, ServeArgs};
 use crate::http::RenderMetrics;
 use crate::postgres::{self, Database, PoolSettings};
+use crate::reader::Reader;
 use crate::{catalog_import, http, telemetry};
 
 /// What a fresh embedded database is filled with.
@@ -47,6 +48,8 @@ const POOL_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Running {
     addr: Option<SocketAddr>,
     db: DatabaseConnection,
+    /// The pool that orders are read over; none for a runner alone.
+    reader: Option<DatabaseConnection>,
     /// In the order in which they stop: requests may wait for the runner, the runner waits for no request.
     parts: Vec<Part>,
     drain: Duration,
@@ -84,9 +87,11 @@ pub async fn start(args: &ServeArgs) -> anyhow::Result<Running> {
     let first_key = prepare(&database, args).await?;
     let wakeups = Wakeups::new();
     let mut parts = Vec::new();
+    let mut reader = None;
     if let Some(listener) = listener {
         let db = database.connect(&args.api_pool()).await?;
-        parts.push(start_api(db, listener, wakeups.clone(), args).await?);
+        let pool = reader.insert(database.connect_reader(&args.reader_pool()).await?).clone();
+        parts.push(start_api(db, Reader::new(pool), listener, wakeups.clone(), args).await?);
     }
     if role.runs_sagas() {
         let db = database.connect(&args.runner_pool()).await?;
@@ -101,7 +106,7 @@ pub async fn start(args: &ServeArgs) -> anyhow::Result<Running> {
         AbortOnDropHandle::new(tokio::spawn(telemetry::keep_metrics())),
     ];
     let drain = Duration::from_secs(args.process.drain_seconds);
-    Ok(Running { addr, db, parts, drain, helpers, first_key, database })
+    Ok(Running { addr, db, reader, parts, drain, helpers, first_key, database })
 }
 
 impl Running {
@@ -157,6 +162,9 @@ impl Running {
         self.helpers.clear();
         for part in self.parts.drain(..) {
             close(&part.db).await;
+        }
+        if let Some(reader) = &self.reader {
+            close(reader).await;
         }
         self.database.close().await.context("cannot stop the embedded Postgres")
     }
@@ -261,6 +269,7 @@ pub(crate) async fn add_demo_products(db: &DatabaseConnection, currency: Currenc
 
 async fn start_api(
     db: DatabaseConnection,
+    reader: Reader,
     listener: TcpListener,
     wakeups: Arc<Wakeups>,
     args: &ServeArgs,
@@ -275,7 +284,8 @@ async fn start_api(
     let provider = args.oidc.settings()?.map(TokenVerifier::start).transpose()?;
     let door = Door::open(db.clone(), args.access.clone(), provider, stop.clone()).await;
     let door = door.context("cannot read what signs the access tokens of orders")?;
-    let app = App::start(db.clone(), wakeups, definitions, door, settings, args.limits.clone(), stop.clone());
+    let limits = args.limits.clone();
+    let app = App::start(db.clone(), reader, wakeups, definitions, door, settings, limits, stop.clone());
     let router = http::router(app.clone(), RenderMetrics::new(|| telemetry::metrics().render()));
     let stopped = stop.clone().cancelled_owned();
     let work = async move {

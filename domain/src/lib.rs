@@ -1,8 +1,9 @@
 //! What an order is and what may happen to it.
 //!
 //! One folder per noun. Inside a noun, `mod.rs` holds the types and the pure rules, `entity.rs` the rows, `store.rs`
-//! the queries. Queries are plain functions over a connection, so that they join the caller's transaction; on the
-//! path that every order takes they work on many orders per statement.
+//! the queries; those that show orders to somebody are in `order/read.rs`. Queries are plain functions over a
+//! connection, so that they join the caller's transaction; on the path that every order takes they work on many orders
+//! per statement.
 //!
 //! Absent on purpose: no saga, no gateway, no GraphQL, no clock of its own (time is the database's) and no
 //! repository traits (there is one database, and the tests use the real one).

@@ -19,6 +19,7 @@ mod m20261125_000005_payments;
 mod m20261125_000006_engine;
 mod m20261125_000007_simulated_gateway;
 mod m20261125_000008_access;
+mod m20261125_000009_order_visibility;
 mod m20261125_000010_order_lists;
 
 /// Key of the advisory lock that lets one process at a time migrate ("oms" in ASCII, and a digit).
@@ -41,6 +42,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000007_simulated_gateway::Migration),
             Box::new(m20261125_000008_access::Migration),
             Box::new(m20261125_000010_order_lists::Migration),
+            // It sees lines by the app that the one above gives them.
+            Box::new(m20261125_000009_order_visibility::Migration),
         ]
     }
 }

@@ -11,6 +11,7 @@ pub mod door;
 mod jwks;
 pub mod jwt;
 mod order_token;
+pub(crate) mod personal_data;
 mod provider;
 
 use std::sync::Arc;

@@ -1,9 +1,12 @@
 //! Loads rows for nested fields: what is asked for at the same moment goes into one query.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 
-use domain::order::entity::line;
-use domain::{order, stock};
+use domain::app::Visibility;
+use domain::order::entity::{event, line};
+use domain::order::read::{self, Columns, OrderRow};
+use domain::stock;
 use saga::engine::operate;
 use saga::engine::process::Process;
 use saga::place_order;
@@ -11,14 +14,17 @@ use sea_orm::{DatabaseConnection, DbErr};
 use uuid::Uuid;
 
 use super::batching::Batching;
+use crate::reader::Reader;
 
 /// Every kind of row that a field asks for one by one.
 #[derive(Debug)]
 pub(super) struct Loaders {
-    /// Orders by id.
-    pub(super) orders: Batching<Uuid, order::entity::Model>,
-    /// Lines by the order's id.
-    pub(super) lines: Batching<Uuid, Vec<line::Model>>,
+    /// Orders by who sees them, by what is read of them, and by id.
+    pub(super) orders: Batching<(Visibility, Columns, Uuid), OrderRow>,
+    /// Lines by who sees them and by the order's id.
+    pub(super) lines: Batching<(Visibility, Uuid), Vec<line::Model>>,
+    /// Events by who sees them, by which of an order's events they are, and by the order's id.
+    pub(super) events: Batching<(Visibility, EventsPage, Uuid), Vec<event::Model>>,
     /// Processes by the order's id.
     pub(super) processes: Batching<Uuid, Process>,
     /// Histories by the saga's id, and how many of their newest entries.
@@ -27,14 +33,25 @@ pub(super) struct Loaders {
     pub(super) stock: Batching<String, stock::entity::Model>,
 }
 
+/// Which events of an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct EventsPage {
+    /// Those with a greater sequence.
+    pub(super) after: i32,
+    /// The most of them.
+    pub(super) first: u64,
+}
+
 impl Loaders {
-    /// Starts the loaders, which read from the pool.
-    pub(super) fn start(db: &DatabaseConnection) -> Self {
+    /// Starts the loaders, which read orders as whoever asks sees them, and the rest from the pool.
+    pub(super) fn start(db: &DatabaseConnection, reader: &Reader) -> Self {
         let pool = || db.clone();
-        let (orders, lines, processes, histories, stock) = (pool(), pool(), pool(), pool(), pool());
+        let (orders, lines, events) = (reader.clone(), reader.clone(), reader.clone());
+        let (processes, histories, stock) = (pool(), pool(), pool());
         Self {
-            orders: Batching::start(move |ids| find_orders(orders.clone(), ids)),
-            lines: Batching::start(move |ids| find_lines(lines.clone(), ids)),
+            orders: Batching::start(move |keys| find_orders(orders.clone(), keys)),
+            lines: Batching::start(move |keys| find_lines(lines.clone(), keys)),
+            events: Batching::start(move |keys| find_events(events.clone(), keys)),
             processes: Batching::start(move |ids| find_processes(processes.clone(), ids)),
             histories: Batching::start(move |keys| find_histories(histories.clone(), keys)),
             stock: Batching::start(move |skus| find_stock(stock.clone(), skus)),
@@ -42,23 +59,62 @@ impl Loaders {
     }
 }
 
+/// Gathers keys by what they have in common: one query for each. Callers of one app that ask for the same have all of it
+/// in common.
+fn by_common<C: Eq + Hash>(keys: impl IntoIterator<Item = (C, Uuid)>) -> HashMap<C, Vec<Uuid>> {
+    let mut groups: HashMap<C, Vec<Uuid>> = HashMap::new();
+    for (common, id) in keys {
+        groups.entry(common).or_default().push(id);
+    }
+    groups
+}
+
 async fn find_orders(
-    db: DatabaseConnection,
-    ids: Vec<Uuid>,
-) -> Result<HashMap<Uuid, order::entity::Model>, DbErr> {
-    let orders = order::store::find_orders(&db, ids).await?;
-    Ok(orders.into_iter().map(|order| (order.id, order)).collect())
+    reader: Reader,
+    keys: Vec<(Visibility, Columns, Uuid)>,
+) -> Result<HashMap<(Visibility, Columns, Uuid), OrderRow>, DbErr> {
+    let groups = by_common(keys.into_iter().map(|(visibility, columns, id)| ((visibility, columns), id)));
+    let mut found = HashMap::new();
+    for ((visibility, columns), ids) in groups {
+        let tx = reader.begin(&visibility).await?;
+        let orders = read::find_orders(&tx, &visibility, columns, ids).await?;
+        tx.commit().await?;
+        found.extend(orders.into_iter().map(|order| ((visibility.clone(), columns, order.id), order)));
+    }
+    Ok(found)
 }
 
 async fn find_lines(
-    db: DatabaseConnection,
-    ids: Vec<Uuid>,
-) -> Result<HashMap<Uuid, Vec<line::Model>>, DbErr> {
-    let mut by_order: HashMap<Uuid, Vec<line::Model>> = HashMap::new();
-    for line in order::store::find_lines(&db, ids).await? {
-        by_order.entry(line.order_id).or_default().push(line);
+    reader: Reader,
+    keys: Vec<(Visibility, Uuid)>,
+) -> Result<HashMap<(Visibility, Uuid), Vec<line::Model>>, DbErr> {
+    let mut found: HashMap<(Visibility, Uuid), Vec<line::Model>> = HashMap::new();
+    for (visibility, ids) in by_common(keys) {
+        let tx = reader.begin(&visibility).await?;
+        let lines = read::find_lines(&tx, &visibility, ids).await?;
+        tx.commit().await?;
+        for line in lines {
+            found.entry((visibility.clone(), line.order_id)).or_default().push(line);
+        }
     }
-    Ok(by_order)
+    Ok(found)
+}
+
+async fn find_events(
+    reader: Reader,
+    keys: Vec<(Visibility, EventsPage, Uuid)>,
+) -> Result<HashMap<(Visibility, EventsPage, Uuid), Vec<event::Model>>, DbErr> {
+    let groups = by_common(keys.into_iter().map(|(visibility, page, id)| ((visibility, page), id)));
+    let mut found: HashMap<(Visibility, EventsPage, Uuid), Vec<event::Model>> = HashMap::new();
+    for ((visibility, page), ids) in groups {
+        let tx = reader.begin(&visibility).await?;
+        let events = read::find_events(&tx, &visibility, ids, page.after, page.first).await?;
+        tx.commit().await?;
+        for event in events {
+            found.entry((visibility.clone(), page, event.order_id)).or_default().push(event);
+        }
+    }
+    Ok(found)
 }
 
 async fn find_processes(db: DatabaseConnection, ids: Vec<Uuid>) -> Result<HashMap<Uuid, Process>, DbErr> {

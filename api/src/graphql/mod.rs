@@ -16,6 +16,7 @@ use async_graphql::{
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use sea_orm::DatabaseConnection;
 
 use self::documents::Documents;
 pub use self::documents::PARSE_FAILED;
@@ -24,6 +25,7 @@ use self::limits::{Prices, prices};
 use self::loaders::Loaders;
 use crate::access::Caller;
 use crate::access::budget::{Budgets, Exhausted, Throttle};
+use crate::access::personal_data::{PersonalData, request_id};
 use crate::app::Services;
 use crate::config::LimitArgs;
 
@@ -100,6 +102,8 @@ struct Parts {
     limits: LimitArgs,
     prices: Prices,
     budgets: Budgets,
+    /// Where it is recorded who was shown personal data.
+    db: DatabaseConnection,
 }
 
 /// A request that may run, and what it costs.
@@ -113,10 +117,11 @@ struct Admitted {
 impl Executor {
     /// Makes the schema with what its resolvers work with. Needs a Tokio runtime.
     pub fn start(services: Services, limits: LimitArgs) -> Self {
-        let loaders = Loaders::start(&services.db);
+        let loaders = Loaders::start(&services.db, &services.reader);
         let documents = Documents::new(limits.clone());
         let (prices, budgets) = (Prices::of_schema(&sdl()), Budgets::default());
-        let parts = Arc::new(Parts { documents, limits, prices, budgets });
+        let db = services.db.clone();
+        let parts = Arc::new(Parts { documents, limits, prices, budgets, db });
         Self { schema: builder().data(services).data(loaders).finish(), parts }
     }
 
@@ -130,14 +135,17 @@ impl Executor {
         let time = Duration::from_millis(self.parts.limits.query_timeout_ms);
         // placeOrder may be told to wait for its order, for as long as a query may take.
         let time = if operation == OperationType::Query { time } else { time * 2 };
-        let executed = tokio::time::timeout(time, self.schema.execute(request.data(caller)));
-        let mut response = executed.await.unwrap_or_else(|_| {
+        let (personal, id) = (PersonalData::default(), request_id(&request));
+        let request = request.data(caller.clone()).data(personal.clone());
+        let executed = tokio::time::timeout(time, self.schema.execute(request));
+        let response = executed.await.unwrap_or_else(|_| {
             let message = match operation {
                 OperationType::Query => "the query took too long; ask for less",
                 _ => "the mutation took too long and may have been carried out; repeat it with the same key",
             };
             refusal(TIMEOUT, message.to_owned(), |_| ())
         });
+        let mut response = personal.finish(&self.parts.db, &caller, &id, response).await;
         if !may_introspect {
             withhold_suggestions(&mut response);
         }
@@ -161,11 +169,26 @@ impl Executor {
                 return stream::iter([executor.execute(caller, request).await]).boxed();
             }
             match executor.admit(&caller, request) {
-                Ok(Admitted { request, .. }) => executor.schema.execute_stream(request.data(caller)).boxed(),
+                Ok(Admitted { request, .. }) => executor.subscribe(caller, request),
                 Err(refused) => stream::iter([refused]).boxed(),
             }
         };
         stream::once(started).flatten().boxed()
+    }
+
+    /// Executes a subscription: one answer for each thing that happens.
+    fn subscribe(&self, caller: Caller, request: Request) -> BoxStream<'static, Response> {
+        let (personal, id) = (PersonalData::default(), request_id(&request));
+        let request = request.data(caller.clone()).data(personal.clone());
+        let (responses, db) = (self.schema.execute_stream(request), self.parts.db.clone());
+        let seen = (personal, db, caller, id);
+        let finished = stream::unfold((responses.boxed(), seen), async |(mut responses, seen)| {
+            let response = responses.next().await?;
+            let (personal, db, caller, id) = &seen;
+            let response = personal.finish(db, caller, id, response).await;
+            Some((response, (responses, seen)))
+        });
+        finished.boxed()
     }
 
     /// Lets a request in that is within the bounds and that the caller's budget has points for.

@@ -35,6 +35,9 @@ mod postmaster;
 /// Name of our database in an embedded cluster.
 const DATABASE_NAME: &str = "oms";
 
+/// Who reads on a caller's behalf; a migration makes it.
+const READER_ROLE: &str = "oms_reader";
+
 /// How long a database that was given by URL may take to answer at all.
 const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -247,11 +250,17 @@ impl Database {
     /// # Errors
     /// [`DatabaseError::Connect`].
     pub async fn connect(&self, settings: &PoolSettings) -> Result<DatabaseConnection, DatabaseError> {
+        self.connect_with(self.options.clone(), settings).await
+    }
+
+    async fn connect_with(
+        &self,
+        options: PgConnectOptions,
+        settings: &PoolSettings,
+    ) -> Result<DatabaseConnection, DatabaseError> {
         let mut limits = vec![("idle_in_transaction_session_timeout", settings.idle_in_transaction_timeout)];
         limits.extend(settings.statement_timeout.map(|limit| ("statement_timeout", limit)));
-        let options = self
-            .options
-            .clone()
+        let options = options
             .application_name(settings.name)
             .options(limits.into_iter().map(|(name, limit)| (name, limit.as_millis().to_string())));
         let pool = PgPoolOptions::new()
@@ -262,6 +271,17 @@ impl Database {
             .await
             .map_err(|source| DatabaseError::Connect { at: self.place(), source })?;
         Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(pool))
+    }
+
+    /// Opens a pool whose connections may only read, and see no order until they are told which
+    /// ([`Reader`](crate::reader::Reader)). The schema must be current.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Connect`].
+    pub async fn connect_reader(&self, settings: &PoolSettings) -> Result<DatabaseConnection, DatabaseError> {
+        let reads_only = [("role", READER_ROLE), ("default_transaction_read_only", "on")];
+        let options = self.options.clone().options(reads_only);
+        self.connect_with(options, settings).await
     }
 
     /// Leaves the embedded server, if it is one, and stops it when nobody else uses it. Close the pools first.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 pub mod entity;
 pub mod event;
 pub mod place;
+pub mod read;
 pub mod store;
 
 /// The most lines of an order.

@@ -1,12 +1,8 @@
-//! Queries on orders and their events.
+//! Changes of orders. [`read`](super::read) holds the queries.
 
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect,
-    Value,
-};
+use sea_orm::{ConnectionTrait, DbErr, Value};
 use uuid::Uuid;
 
-use super::entity;
 use super::event::OrderEvent;
 use crate::sql::statement;
 
@@ -148,84 +144,4 @@ impl Changes {
             self.failure_messages.into(),
         ]
     }
-}
-
-/// Returns the order, or `None` if there is none with this id.
-///
-/// # Errors
-/// Any error of the database.
-pub async fn find_order(db: &impl ConnectionTrait, id: Uuid) -> Result<Option<entity::Model>, DbErr> {
-    entity::Entity::find_by_id(id).one(db).await
-}
-
-/// Returns these orders, in the order of their ids; unknown ones are missing.
-///
-/// # Errors
-/// Any error of the database.
-pub async fn find_orders(db: &impl ConnectionTrait, ids: Vec<Uuid>) -> Result<Vec<entity::Model>, DbErr> {
-    entity::Entity::find()
-        .filter(entity::Column::Id.eq_any(ids))
-        .order_by_asc(entity::Column::Id)
-        .all(db)
-        .await
-}
-
-/// Returns the lines of these orders, sorted by order id and line number.
-///
-/// # Errors
-/// Any error of the database.
-pub async fn find_lines(
-    db: &impl ConnectionTrait,
-    order_ids: Vec<Uuid>,
-) -> Result<Vec<entity::line::Model>, DbErr> {
-    use entity::line::{Column, Entity};
-    Entity::find()
-        .filter(Column::OrderId.eq_any(order_ids))
-        .order_by_asc(Column::OrderId)
-        .order_by_asc(Column::LineNo)
-        .all(db)
-        .await
-}
-
-/// Returns up to `limit` events of an order, from the first whose sequence is greater than `after`.
-///
-/// # Errors
-/// Any error of the database.
-pub async fn find_events(
-    db: &impl ConnectionTrait,
-    order_id: Uuid,
-    after: i32,
-    limit: u64,
-) -> Result<Vec<entity::event::Model>, DbErr> {
-    use entity::event::{Column, Entity};
-    Entity::find()
-        .filter(Column::OrderId.eq(order_id))
-        .filter(Column::Sequence.gt(after))
-        .order_by_asc(Column::Sequence)
-        .limit(limit)
-        .all(db)
-        .await
-}
-
-/// Where an order's story has got to.
-#[derive(Debug, Clone, Copy, FromQueryResult)]
-pub struct Position {
-    /// The order.
-    pub id: Uuid,
-    /// Number of its newest event.
-    pub sequence: i32,
-}
-
-/// Returns how far each of these orders has got; unknown ones are missing.
-///
-/// # Errors
-/// Any error of the database.
-pub async fn find_positions(db: &impl ConnectionTrait, ids: Vec<Uuid>) -> Result<Vec<Position>, DbErr> {
-    entity::Entity::find()
-        .select_only()
-        .columns([entity::Column::Id, entity::Column::Sequence])
-        .filter(entity::Column::Id.eq_any(ids))
-        .into_model::<Position>()
-        .all(db)
-        .await
 }

@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
+use domain::app::Visibility;
 use domain::money::{Currency, Money, MoneyError};
 use domain::order::entity::line;
 use domain::order::event::OrderEvent;
-use domain::order::store::{append, find_lines};
+use domain::order::read::find_lines;
+use domain::order::store::append;
 use domain::pricing::store::load_rates;
 use domain::pricing::{Parcel, ParcelLine, Quote, QuoteError, Rates};
 use sea_orm::DatabaseTransaction;
@@ -23,7 +25,7 @@ impl LocalStep for QuoteOrder {
     async fn run(&self, tx: &DatabaseTransaction, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
         let rates = load_rates(tx).await?;
         let mut lines: HashMap<Uuid, Vec<line::Model>> = HashMap::new();
-        for line in find_lines(tx, order_ids(sagas)).await? {
+        for line in find_lines(tx, &Visibility::All, order_ids(sagas)).await? {
             lines.entry(line.order_id).or_default().push(line);
         }
         let (mut verdicts, mut events) = (Vec::with_capacity(sagas.len()), Vec::with_capacity(sagas.len()));

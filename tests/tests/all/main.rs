@@ -27,6 +27,7 @@ mod seed_mistakes;
 mod stock;
 mod stock_races;
 mod subscriptions;
+mod visibility;
 mod websocket_protocol;
 
 /// The program that the tests start and kill.

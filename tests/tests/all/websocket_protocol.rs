@@ -68,7 +68,7 @@ async fn watching_an_order_that_is_not_there_is_an_error_and_the_socket_lives_on
         let answer = socket.receive().await.expect("the socket stays open");
         let errors =
             if answer["type"] == "error" { &answer["payload"] } else { &answer["payload"]["errors"] };
-        assert_eq!(errors[0]["extensions"]["code"], "INVALID_INPUT", "{answer}");
+        assert_eq!(errors[0]["extensions"]["code"], "NOT_FOUND", "{answer}");
         if answer["type"] == "next" {
             assert_eq!(socket.receive().await, Ok(json!({ "id": "1", "type": "complete" })));
         }
@@ -81,8 +81,7 @@ async fn watching_an_order_that_is_not_there_is_an_error_and_the_socket_lives_on
 #[tokio::test]
 async fn a_socket_without_our_subprotocol_is_closed_with_4406_and_a_page_of_another_origin_is_not_let_in() {
     let shop = Shop::open().await;
-    let mut socket =
-        Socket::open_as(shop.addr(), None, None).await.expect("it is accepted first");
+    let mut socket = Socket::open_as(shop.addr(), None, None).await.expect("it is accepted first");
     assert_eq!(socket.receive().await, Err(4406));
     let protocol = Some("graphql-transport-ws");
     assert_eq!(Socket::open_as(shop.addr(), protocol, Some("https://evil.example")).await.err(), Some(403));

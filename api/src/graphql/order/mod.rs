@@ -2,19 +2,24 @@
 
 use async_graphql::{ComplexObject, Context, Enum, ID, Json, Object, Result, SimpleObject};
 use chrono::{DateTime, Utc};
+use domain::app::Scope;
 use domain::money::{Currency, MoneyError};
 use domain::order::entity;
+use domain::order::read::{Columns, OrderRow};
+use futures_util::future::try_join_all;
 use saga::engine::process;
 use sea_orm::DbErr;
+use uuid::Uuid;
 
 use super::error::OrReport;
-use super::loaders::Loaders;
+use super::loaders::{EventsPage, Loaders};
 use super::money::{CurrencyCode, Money};
 use super::{ids, page};
-use crate::app::Services;
+use crate::access::{Caller, caller, personal_data};
 
 pub(super) mod mutation;
 pub(super) mod query;
+mod selection;
 pub(super) mod subscription;
 
 /// Where an order stands as a whole.
@@ -59,26 +64,78 @@ pub(super) enum FulfillmentStatus {
     Fulfilled,
 }
 
+/// Returns the order, or `None` if the caller sees none of this id. Reads what the field is asked for, through fragments
+/// and under any name.
+///
+/// # Errors
+/// The database could not be asked; reported already.
+pub(crate) async fn load_order(ctx: &Context<'_>, id: Uuid) -> Result<Option<Order>> {
+    let columns = selection::columns(&ctx.field());
+    let row = load_row(ctx, id, columns).await.or_report(ctx, "read an order")?;
+    Ok(row.map(|row| Order { row }))
+}
+
+/// Returns those of these orders that the caller sees, in this order. Reads what the field is asked for in its `nodes`,
+/// its `edges { node }`, or right under it.
+///
+/// # Errors
+/// The database could not be asked; reported already.
+#[expect(dead_code, reason = "lists of orders hydrate their pages with it")]
+pub(crate) async fn load_orders(ctx: &Context<'_>, ids: &[Uuid]) -> Result<Vec<Order>> {
+    let columns = selection::columns(&ctx.field());
+    let rows = try_join_all(ids.iter().map(|id| load_row(ctx, *id, columns))).await;
+    let rows = rows.or_report(ctx, "read orders")?;
+    Ok(rows.into_iter().flatten().map(|row| Order { row }).collect())
+}
+
+async fn load_row(ctx: &Context<'_>, id: Uuid, columns: Columns) -> Result<Option<OrderRow>, DbErr> {
+    // The door says who calls; without a caller nothing is visible.
+    let Some(caller) = ctx.data_opt::<Caller>() else { return Ok(None) };
+    let columns = match caller.may(Scope::OrdersReadPii) {
+        true => columns,
+        false => columns.without(Columns::PERSONAL),
+    };
+    ctx.data_unchecked::<Loaders>().orders.load((caller.visibility().clone(), columns, id)).await
+}
+
 /// Something a client wants to buy: its lines, its money, and the process that carries it out.
 #[derive(Debug, Clone)]
-pub(super) struct Order {
-    row: entity::Model,
-    currency: Currency,
+pub(crate) struct Order {
+    row: OrderRow,
 }
 
 impl Order {
-    /// Shows a row.
+    /// Shows a row that was read as a whole.
     ///
     /// # Errors
     /// The stored currency is not one of ISO 4217, which the checks on the way in make impossible.
     pub(super) fn try_new(row: entity::Model) -> Result<Self, DbErr> {
-        let currency = row.currency.parse().map_err(|error: MoneyError| DbErr::Type(error.to_string()))?;
-        Ok(Self { row, currency })
+        parse_currency(&row.currency)?;
+        Ok(Self { row: row.into() })
     }
 
-    fn money(&self, minor: i64) -> Money {
-        domain::money::Money::new(minor, self.currency).into()
+    /// Returns something of the row. What was not read, since the selection did not show that it is wanted, is read now.
+    async fn read<T>(&self, ctx: &Context<'_>, get: impl Fn(&OrderRow) -> Option<T> + Send) -> Result<T> {
+        if let Some(value) = get(&self.row) {
+            return Ok(value);
+        }
+        let row = load_row(ctx, self.row.id, Columns::all()).await;
+        row.and_then(|row| row.as_ref().and_then(get).ok_or_else(|| missing("the order")))
+            .or_report(ctx, "read an order")
     }
+
+    async fn read_currency(&self, ctx: &Context<'_>) -> Result<Currency> {
+        let currency = self.read(ctx, |row| row.currency.clone()).await?;
+        parse_currency(&currency).or_report(ctx, "read the currency of an order")
+    }
+}
+
+fn missing(what: &str) -> DbErr {
+    DbErr::RecordNotFound(what.to_owned())
+}
+
+fn parse_currency(currency: &str) -> Result<Currency, DbErr> {
+    currency.parse().map_err(|error: MoneyError| DbErr::Type(error.to_string()))
 }
 
 /// Something a client wants to buy: its lines, its money, and the process that carries it out.
@@ -90,106 +147,129 @@ impl Order {
     }
 
     /// A short number for people on the telephone; rises, may have gaps. Example: `1042`
-    async fn number(&self) -> i64 {
-        self.row.number
+    async fn number(&self, ctx: &Context<'_>) -> Result<i64> {
+        self.read(ctx, |row| row.number).await
     }
 
     /// Where the order stands as a whole. Example: `CONFIRMED`
-    async fn status(&self) -> OrderStatus {
-        self.row.status.into()
+    async fn status(&self, ctx: &Context<'_>) -> Result<OrderStatus> {
+        Ok(self.read(ctx, |row| row.status).await?.into())
     }
 
     /// Where its money is. Example: `PAID`
-    async fn payment_status(&self) -> PaymentStatus {
-        self.row.payment_status.into()
+    async fn payment_status(&self, ctx: &Context<'_>) -> Result<PaymentStatus> {
+        Ok(self.read(ctx, |row| row.payment_status).await?.into())
     }
 
     /// Where its goods are. Example: `UNFULFILLED`
-    async fn fulfillment_status(&self) -> FulfillmentStatus {
-        self.row.fulfillment_status.into()
+    async fn fulfillment_status(&self, ctx: &Context<'_>) -> Result<FulfillmentStatus> {
+        Ok(self.read(ctx, |row| row.fulfillment_status).await?.into())
     }
 
     /// Number of its newest event; a viewer that gives it as `after` sees what happens next. Example: `6`
-    async fn sequence(&self) -> i32 {
-        self.row.sequence
+    async fn sequence(&self, ctx: &Context<'_>) -> Result<i32> {
+        self.read(ctx, |row| row.sequence).await
     }
 
     /// Currency of every amount of the order, a code of ISO 4217. Example: `USD`
-    async fn currency(&self) -> CurrencyCode {
-        self.currency.into()
+    async fn currency(&self, ctx: &Context<'_>) -> Result<CurrencyCode> {
+        Ok(self.read_currency(ctx).await?.into())
     }
 
     /// What was ordered, in the order of the input, with the names and prices of that moment.
     #[graphql(complexity = "10 * child_complexity + 1")]
     async fn lines(&self, ctx: &Context<'_>) -> Result<Vec<OrderLine>> {
-        let lines = ctx.data_unchecked::<Loaders>().lines.load(self.row.id).await;
+        let currency = self.read_currency(ctx).await?;
+        let visibility = caller(ctx)?.visibility().clone();
+        let lines = ctx.data_unchecked::<Loaders>().lines.load((visibility, self.row.id)).await;
         let lines = lines.or_report(ctx, "read the lines of an order")?;
-        Ok(lines.unwrap_or_default().into_iter().map(|line| OrderLine::new(line, self.currency)).collect())
+        Ok(lines.unwrap_or_default().into_iter().map(|line| OrderLine::new(line, currency)).collect())
     }
 
     /// What it costs; null until it is quoted.
-    async fn totals(&self) -> Option<OrderTotals> {
-        Some(OrderTotals {
-            items: self.money(self.row.items_minor),
-            shipping: self.money(self.row.shipping_minor?),
-            tax: self.money(self.row.tax_minor?),
-            total: self.money(self.row.total_minor?),
+    async fn totals(&self, ctx: &Context<'_>) -> Result<Option<OrderTotals>> {
+        let currency = self.read_currency(ctx).await?;
+        let money = |minor| domain::money::Money::new(minor, currency).into();
+        self.read(ctx, |row| {
+            let items = money(row.items_minor?);
+            let quoted = (row.shipping_minor?, row.tax_minor?, row.total_minor?);
+            let (Some(shipping), Some(tax), Some(total)) = quoted else { return Some(None) };
+            let (shipping, tax, total) = (money(shipping), money(tax), money(total));
+            Some(Some(OrderTotals { items, shipping, tax, total }))
         })
+        .await
     }
 
-    /// Whom to write to. Example: `ada@example.org`
-    async fn email(&self) -> Option<&str> {
-        self.row.email.as_deref()
+    /// Whom to write to. Personal: null without the scope `orders:read_pii`, which `extensions.personalData` says.
+    /// Example: `ada@example.org`
+    async fn email(&self, ctx: &Context<'_>) -> Result<Option<String>> {
+        if !personal_data::may_see(ctx, "email")? {
+            return Ok(None);
+        }
+        let email = self.read(ctx, |row| row.email.clone()).await?;
+        if email.is_some() {
+            personal_data::show(ctx, self.row.id, "email")?;
+        }
+        Ok(email)
     }
 
-    /// Where it goes.
-    async fn shipping_address(&self) -> Option<Address> {
-        serde_json::from_value(self.row.shipping_address.clone()?).ok().map(Address)
+    /// Where it goes. Personal: null without the scope `orders:read_pii`, which `extensions.personalData` says.
+    async fn shipping_address(&self, ctx: &Context<'_>) -> Result<Option<Address>> {
+        if !personal_data::may_see(ctx, "shippingAddress")? {
+            return Ok(None);
+        }
+        let address = self.read(ctx, |row| row.shipping_address.clone()).await?;
+        let address = address.and_then(|address| serde_json::from_value(address).ok()).map(Address);
+        if address.is_some() {
+            personal_data::show(ctx, self.row.id, "shippingAddress")?;
+        }
+        Ok(address)
     }
 
     /// How it goes. Example: `standard`
-    async fn shipping_method(&self) -> Option<&str> {
-        Some(&self.row.shipping_method)
+    async fn shipping_method(&self, ctx: &Context<'_>) -> Result<Option<String>> {
+        self.read(ctx, |row| row.shipping_method.clone()).await.map(Some)
     }
 
     /// The client's own name for it. Example: `web-20261125-17`
-    async fn external_reference(&self) -> Option<&str> {
-        self.row.external_reference.as_deref()
+    async fn external_reference(&self, ctx: &Context<'_>) -> Result<Option<String>> {
+        self.read(ctx, |row| row.external_reference.clone()).await
     }
 
     /// When it was accepted (RFC 3339, UTC). Example: `2026-11-25T10:00:00.123456+00:00`
-    async fn created_at(&self) -> DateTime<Utc> {
-        self.row.created_at
+    async fn created_at(&self, ctx: &Context<'_>) -> Result<DateTime<Utc>> {
+        self.read(ctx, |row| row.created_at).await
     }
 
     /// When it last changed (RFC 3339, UTC). Example: `2026-11-25T10:00:00.423456+00:00`
-    async fn updated_at(&self) -> DateTime<Utc> {
-        self.row.updated_at
+    async fn updated_at(&self, ctx: &Context<'_>) -> Result<DateTime<Utc>> {
+        self.read(ctx, |row| row.updated_at).await
     }
 
     /// When it was confirmed (RFC 3339, UTC); null if it is not. Example: `2026-11-25T10:00:00.423456+00:00`
-    async fn confirmed_at(&self) -> Option<DateTime<Utc>> {
-        self.row.confirmed_at
+    async fn confirmed_at(&self, ctx: &Context<'_>) -> Result<Option<DateTime<Utc>>> {
+        self.read(ctx, |row| row.confirmed_at).await
     }
 
     /// When it failed (RFC 3339, UTC); null if it has not. Example: `2026-11-25T10:00:00.423456+00:00`
-    async fn failed_at(&self) -> Option<DateTime<Utc>> {
-        self.row.failed_at
+    async fn failed_at(&self, ctx: &Context<'_>) -> Result<Option<DateTime<Utc>>> {
+        self.read(ctx, |row| row.failed_at).await
     }
 
     /// Why it failed; null if it has not.
-    async fn failure(&self) -> Option<OrderFailure> {
-        Some(OrderFailure {
-            code: self.row.failure_code.clone()?,
-            message: self.row.failure_message.clone().unwrap_or_default(),
+    async fn failure(&self, ctx: &Context<'_>) -> Result<Option<OrderFailure>> {
+        self.read(ctx, |row| {
+            let (code, message) = (row.failure_code.clone()?, row.failure_message.clone()?);
+            Some(code.map(|code| OrderFailure { code, message: message.unwrap_or_default() }))
         })
+        .await
     }
 
     /// How far it has been carried out, step by step.
     async fn process(&self, ctx: &Context<'_>) -> Result<OrderProcess> {
         let process = ctx.data_unchecked::<Loaders>().processes.load(self.row.id).await;
         process
-            .and_then(|process| process.ok_or_else(|| DbErr::RecordNotFound("the order's saga".to_owned())))
+            .and_then(|process| process.ok_or_else(|| missing("the order's saga")))
             .map(OrderProcess::from)
             .or_report(ctx, "read the process of an order")
     }
@@ -202,12 +282,12 @@ impl Order {
         #[graphql(desc = "How many to return, 1 to 100. Example: `50`", default = 50)] first: i32,
         #[graphql(desc = "Return those whose sequence is greater. Example: `3`")] after: Option<i32>,
     ) -> Result<Vec<OrderEvent>> {
-        let first = page::check_first(first)?;
-        let db = &ctx.data_unchecked::<Services>().db;
-        let events = domain::order::store::find_events(db, self.row.id, after.unwrap_or(0), first)
-            .await
-            .or_report(ctx, "read the events of an order")?;
-        Ok(events.into_iter().map(OrderEvent::from).collect())
+        let page = EventsPage { after: after.unwrap_or(0), first: page::check_first(first)? };
+        let caller = caller(ctx)?;
+        let key = (caller.visibility().clone(), page, self.row.id);
+        let events = ctx.data_unchecked::<Loaders>().events.load(key).await;
+        let events = events.or_report(ctx, "read the events of an order")?.unwrap_or_default();
+        Ok(events.into_iter().map(|event| OrderEvent::new(event, caller)).collect())
     }
 }
 
@@ -393,7 +473,7 @@ impl From<process::Process> for OrderProcess {
 
 /// Something that happened to an order. The pair of order and sequence names it everywhere.
 #[derive(Debug, Clone, SimpleObject)]
-pub(super) struct OrderEvent {
+pub(crate) struct OrderEvent {
     /// Counts an order's events from 1 without a gap. Example: `4`
     sequence: i32,
     /// What happened, in the past tense. Example: `PaymentAuthorized`
@@ -401,22 +481,34 @@ pub(super) struct OrderEvent {
     kind: String,
     /// The order's status once it had happened. Example: `PENDING`
     status: OrderStatus,
-    /// The event's facts; amounts are in minor units. Example: `{"amountMinor": 2499}`
+    /// The event's facts; amounts are in minor units. Who intervened, and why, is shown with the scope `sagas:operate`
+    /// alone. Example: `{"amountMinor": 2499}`
     data: Json<serde_json::Value>,
     /// When it happened (RFC 3339, UTC). Example: `2026-11-25T10:00:00.223456+00:00`
     occurred_at: DateTime<Utc>,
 }
 
-impl From<entity::event::Model> for OrderEvent {
-    fn from(row: entity::event::Model) -> Self {
+impl OrderEvent {
+    /// Shows an event to a caller.
+    pub(crate) fn new(row: entity::event::Model, caller: &Caller) -> Self {
+        let data = shown_data(&row.kind, row.data, caller);
         Self {
             sequence: row.sequence,
             kind: row.kind,
             status: row.status.into(),
-            data: Json(row.data),
+            data: Json(data),
             occurred_at: row.occurred_at,
         }
     }
+}
+
+/// Returns what a caller is shown of an event's facts. Who intervened and why is between operators: everybody else sees
+/// that it happened, and what was done.
+pub(crate) fn shown_data(kind: &str, data: serde_json::Value, caller: &Caller) -> serde_json::Value {
+    if kind == "OperatorActed" && !caller.may(Scope::SagasOperate) {
+        return serde_json::json!({ "act": data["act"] });
+    }
+    data
 }
 
 /// One step in an order's story, as its viewers see it.
@@ -424,7 +516,7 @@ impl From<entity::event::Model> for OrderEvent {
 #[graphql(complex)]
 pub(super) struct OrderStatusUpdate {
     #[graphql(skip)]
-    row_id: uuid::Uuid,
+    row_id: Uuid,
     /// The order. Example: `order_01jx2v3q8kf0v8c9m5w6r7t2ab`
     order_id: ID,
     /// The event's sequence; give the last one you have seen as `after` to resume. Example: `4`
@@ -435,14 +527,14 @@ pub(super) struct OrderStatusUpdate {
     event: OrderEvent,
 }
 
-impl From<entity::event::Model> for OrderStatusUpdate {
-    fn from(row: entity::event::Model) -> Self {
+impl OrderStatusUpdate {
+    fn new(row: entity::event::Model, caller: &Caller) -> Self {
         Self {
             row_id: row.order_id,
             order_id: ids::order_id(row.order_id),
             sequence: row.sequence,
             status: row.status.into(),
-            event: row.into(),
+            event: OrderEvent::new(row, caller),
         }
     }
 }
@@ -451,8 +543,30 @@ impl From<entity::event::Model> for OrderStatusUpdate {
 impl OrderStatusUpdate {
     /// The order as it is now, which may be further than this event.
     async fn order(&self, ctx: &Context<'_>) -> Result<Order> {
-        let row = ctx.data_unchecked::<Loaders>().orders.load(self.row_id).await;
-        row.and_then(|row| Order::try_new(row.ok_or(DbErr::RecordNotFound("the event's order".to_owned()))?))
-            .or_report(ctx, "read the order of an event")
+        let order = load_order(ctx, self.row_id).await?;
+        order.ok_or_else(|| missing("the event's order")).or_report(ctx, "read the order of an event")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::app::Scopes;
+    use domain::id::local_app;
+    use serde_json::json;
+
+    use super::*;
+
+    fn caller(scopes: Scopes) -> Caller {
+        Caller::app(local_app(), "tested".to_owned(), scopes, &[], None, None)
+    }
+
+    #[test]
+    fn who_intervened_and_why_is_shown_to_operators_alone() {
+        let data = json!({ "act": "retry", "by": "ada", "reason": "the bank is back" });
+        let shown = |scope| shown_data("OperatorActed", data.clone(), &caller([scope].into_iter().collect()));
+        assert_eq!(shown(Scope::SagasOperate), data);
+        assert_eq!(shown(Scope::OrdersRead), json!({ "act": "retry" }));
+        let paid = json!({ "amountMinor": 1 });
+        assert_eq!(shown_data("PaymentCaptured", paid.clone(), &caller(Scopes::default())), paid);
     }
 }

@@ -3,11 +3,9 @@
 use async_graphql::{Context, ID, Object, Result};
 use domain::app::Scope;
 
-use super::Order;
+use super::{Order, load_order};
 use crate::access::Needs;
-use crate::graphql::error::OrReport;
 use crate::graphql::ids;
-use crate::graphql::loaders::Loaders;
 
 /// Reads orders.
 #[derive(Debug, Default)]
@@ -15,7 +13,7 @@ pub(crate) struct OrderQuery;
 
 #[Object]
 impl OrderQuery {
-    /// Returns the order with this id; null when there is none.
+    /// Returns the order with this id; null when there is none that the caller may see.
     #[graphql(guard = "Needs([Scope::OrdersRead])")]
     async fn get_order(
         &self,
@@ -23,7 +21,6 @@ impl OrderQuery {
         #[graphql(desc = "The order's id. Example: `order_01jx2v3q8kf0v8c9m5w6r7t2ab`")] id: ID,
     ) -> Option<Result<Order>> {
         let id = ids::parse_order_id(&id)?;
-        let row = ctx.data_unchecked::<Loaders>().orders.load(id).await;
-        row.and_then(|row| row.map(Order::try_new).transpose()).or_report(ctx, "read an order").transpose()
+        load_order(ctx, id).await.transpose()
     }
 }

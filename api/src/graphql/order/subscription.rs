@@ -1,15 +1,18 @@
 //! Watching orders.
 
-use async_graphql::{Context, ID, Result, Subscription};
+use async_graphql::{Context, Error, ErrorExtensions, ID, Result, Subscription};
 use domain::app::Scope;
 use futures_util::{Stream, StreamExt};
 
-use super::OrderStatusUpdate;
-use crate::access::Needs;
+use super::{OrderStatusUpdate, load_order};
+use crate::access::{Needs, caller};
 use crate::app::Services;
 use crate::graphql::ResumeAfter;
 use crate::graphql::error::OrReport;
-use crate::graphql::{ids, page};
+use crate::graphql::ids;
+
+/// `extensions.code` of a subscription to an order that the caller does not see.
+const NOT_FOUND: &str = "NOT_FOUND";
 
 /// What can be watched. A subscription shows what is there and then what happens, and misses nothing in between.
 #[derive(Debug, Clone, Copy)]
@@ -30,15 +33,18 @@ impl OrderSubscription {
         #[graphql(desc = "Show only events with a greater sequence; all unless said. Example: `3`")]
         after: Option<i32>,
     ) -> Result<impl Stream<Item = Result<OrderStatusUpdate>> + 'ctx> {
-        let services = ctx.data_unchecked::<Services>();
-        let unknown = || page::invalid_argument(format!("there is no order {:?}", id.as_str()));
-        let order_id = ids::parse_order_id(&id).ok_or_else(unknown)?;
-        let order = domain::order::store::find_order(&services.db, order_id)
-            .await
-            .or_report(ctx, "watch an order")?;
-        order.ok_or_else(unknown)?;
+        let (services, caller) = (ctx.data_unchecked::<Services>(), caller(ctx)?);
+        // One error for an id that is none, that names nothing, and that names what the caller does not see.
+        let order_id = ids::parse_order_id(&id).ok_or_else(not_found)?;
+        load_order(ctx, order_id).await?.ok_or_else(not_found)?;
         let after = ctx.data_opt::<ResumeAfter>().map_or(after, |resume| Some(resume.0));
-        let events = services.event_feed.events(order_id, after.unwrap_or(0));
-        Ok(events.map(move |event| event.map(OrderStatusUpdate::from).or_report(ctx, "watch an order")))
+        let events = services.event_feed.events(order_id, after.unwrap_or(0), caller.visibility().clone());
+        Ok(events.map(move |event| {
+            event.map(|event| OrderStatusUpdate::new(event, caller)).or_report(ctx, "watch an order")
+        }))
     }
+}
+
+fn not_found() -> Error {
+    Error::new("there is no order of this id").extend_with(|_, extensions| extensions.set("code", NOT_FOUND))
 }

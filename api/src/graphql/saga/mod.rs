@@ -11,7 +11,7 @@ use saga::engine::operate::{self, Entry, Filter, Listed, WaitsFor};
 use super::error::OrReport;
 use super::ids;
 use super::loaders::Loaders;
-use super::order::{Order, OrderFailure, ProcessState};
+use super::order::{Order, OrderFailure, ProcessState, load_order};
 use super::page::{self, PageInfo};
 use crate::app::Services;
 
@@ -77,8 +77,7 @@ impl Saga {
 
     /// The order itself.
     async fn order(&self, ctx: &Context<'_>) -> Result<Option<Order>> {
-        let row = ctx.data_unchecked::<Loaders>().orders.load(self.0.subject_id).await;
-        row.and_then(|row| row.map(Order::try_new).transpose()).or_report(ctx, "read the order of a saga")
+        load_order(ctx, self.0.subject_id).await
     }
 
     /// Where it stands as a whole. Example: `RUNNING`
