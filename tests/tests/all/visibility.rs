@@ -303,3 +303,33 @@ async fn the_databases_of_a_cluster_make_the_reading_role_at_once() {
     server.close().await.expect("the pool closes");
     postgres.stop().await;
 }
+
+#[tokio::test]
+async fn a_database_user_that_may_make_roles_needs_no_superuser() {
+    let postgres = OwnPostgres::start().await;
+    let connect = async |name: &str, role: &str| {
+        let options = postgres.connect_options(name).options([("role", role)]);
+        let pool = PgPoolOptions::new().max_connections(2).connect_with(options).await;
+        SqlxPostgresConnector::from_sqlx_postgres_pool(pool.expect("the database answers"))
+    };
+    let server = connect("postgres", "none").await;
+    for statement in [
+        "CREATE ROLE makes_roles CREATEROLE",
+        "CREATE ROLE makes_none",
+        "CREATE DATABASE of_none OWNER makes_none",
+        "CREATE DATABASE of_roles OWNER makes_roles",
+    ] {
+        server.execute_unprepared(statement).await.expect("a superuser may");
+    }
+    let none = connect("of_none", "makes_none").await;
+    let refused = migration::migrate(&none).await.expect_err("nobody has made the role").to_string();
+    assert!(refused.contains("oms_reader"), "{refused}");
+    let roles = connect("of_roles", "makes_roles").await;
+    migration::migrate(&roles).await.expect("it makes the role");
+    server.execute_unprepared("GRANT oms_reader TO makes_none").await.expect("a superuser may");
+    migration::migrate(&none).await.expect("the role was made for it");
+    for database in [none, roles, server] {
+        database.close().await.expect("the pool closes");
+    }
+    postgres.stop().await;
+}
