@@ -293,7 +293,7 @@ async fn what_belongs_to_another_app_does_not_exist_anywhere_in_the_schema() {
     let nobodys = Values {
         ids: vec![oms_tests_id(1), oms_tests_id(2)],
         strings: vec!["nobody-reference".to_owned(), "nobody-key".to_owned(), oms_tests_id(1)],
-        numbers: vec![numbers[0] + 1_000_000_000, 3],
+        numbers: vec![numbers[0] + 500_000, 3],
     };
 
     let schema = Schema::of(&of_b).await;
