@@ -8,10 +8,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_graphql::parser::types::OperationType;
+use async_graphql::parser::types::{OperationDefinition, OperationType};
 use async_graphql::{
     ErrorExtensionValues, MergedObject, Request, Response, SDLExportOptions, SchemaBuilder, ServerError,
-    Value, value,
+    Value, Variables, value,
 };
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
@@ -48,6 +48,9 @@ pub const RATE_LIMITED: &str = "RATE_LIMITED";
 
 /// `extensions.code` of a request that costs more than one may, or than the app's budget ever holds.
 pub const QUERY_TOO_COSTLY: &str = "QUERY_TOO_COSTLY";
+
+/// `extensions.code` of a request without a variable that it must have.
+pub const VARIABLE_MISSING: &str = "VARIABLE_MISSING";
 
 /// `extensions.code` of a request that took too long. A mutation may have been carried out.
 pub const TIMEOUT: &str = "TIMEOUT";
@@ -200,7 +203,14 @@ impl Executor {
         let document =
             parts.documents.prepare(&mut request).map_err(|error| Response::from_errors(vec![error]))?;
         let name = request.operation_name.as_deref();
-        let operation = prices::operation(&document, name).map_or(OperationType::Query, |one| one.ty);
+        let operation = prices::operation(&document, name);
+        // The library notices when a field asks for it, in the middle of the execution.
+        if let Some(missing) = operation.and_then(|operation| missing_variable(operation, &request.variables))
+        {
+            let message = format!("the variable ${missing} is required and was not given");
+            return Err(refusal(VARIABLE_MISSING, message, |_| ()));
+        }
+        let operation = operation.map_or(OperationType::Query, |operation| operation.ty);
         let points = parts.prices.cost(&document, name, &request.variables);
         let max = parts.limits.max_cost;
         let Some(points) = u32::try_from(points).ok().filter(|points| *points <= max) else {
@@ -240,6 +250,16 @@ impl Executor {
             }),
         })
     }
+}
+
+/// Returns the name of a variable that must have a value and has none.
+fn missing_variable<'a>(operation: &'a OperationDefinition, variables: &Variables) -> Option<&'a str> {
+    let definitions = operation.variable_definitions.iter().map(|definition| &definition.node);
+    let mut required = definitions
+        .filter(|definition| !definition.var_type.node.nullable && definition.default_value.is_none());
+    let missing = required
+        .find(|definition| variables.get(&definition.name.node).is_none_or(|value| *value == Value::Null));
+    missing.map(|definition| definition.name.node.as_str())
 }
 
 /// Makes the answer to a request that is not executed, or not to its end.

@@ -133,7 +133,7 @@ async fn whatever_is_sent_is_answered_in_json_with_the_right_status() {
     let census = shop.db.census().await;
     let query = |query: &str| json!({ "query": query }).to_string();
     let deep = format!(
-        "{{\"query\": \"{{ __typename }}\", \"variables\": {}1{}}}",
+        "{{\"query\": \"{{ __typename }}\", \"variables\": {{\"a\": {}1{}}}}}",
         "[".repeat(500),
         "]".repeat(500)
     );
