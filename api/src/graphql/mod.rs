@@ -26,10 +26,12 @@ mod ids;
 mod limits;
 mod loaders;
 mod money;
+mod node;
 mod order;
 mod page;
 mod saga;
 mod stock;
+mod viewer;
 
 /// The deepest selection. GraphiQL's introspection needs 13; no query on orders needs half of it.
 const MAX_DEPTH: usize = 15;
@@ -49,6 +51,9 @@ type Schema = async_graphql::Schema<Query, Mutation, order::subscription::OrderS
 #[derive(Debug, Default, MergedObject)]
 pub struct Query(
     order::query::OrderQuery,
+    order::list::OrderListQuery,
+    node::NodeQuery,
+    viewer::ViewerQuery,
     catalog::query::CatalogQuery,
     stock::query::StockQuery,
     saga::query::SagaQuery,

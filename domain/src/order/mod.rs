@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod entity;
 pub mod event;
+pub mod list;
 pub mod place;
 pub mod store;
 

@@ -13,6 +13,7 @@ use super::money::{CurrencyCode, Money};
 use super::{ids, page};
 use crate::app::Services;
 
+pub(super) mod list;
 pub(super) mod mutation;
 pub(super) mod query;
 pub(super) mod subscription;
@@ -85,7 +86,7 @@ impl Order {
 #[Object]
 impl Order {
     /// Names the order everywhere: a TypeID. Example: `order_01jx2v3q8kf0v8c9m5w6r7t2ab`
-    async fn id(&self) -> ID {
+    pub(super) async fn id(&self) -> ID {
         ids::order_id(self.row.id)
     }
 
