@@ -17,6 +17,7 @@ mod http;
 mod idempotency;
 mod isolation;
 mod laws;
+mod listing;
 mod operate;
 mod outages;
 mod processes;

@@ -246,7 +246,6 @@ pub(super) struct OrderConnection {
 #[ComplexObject]
 impl OrderConnection {
     /// How many orders the whole list has, counted up to 10,000: 10000 means 10,000 or more. Example: `42`
-    #[graphql(complexity = "50")]
     async fn total_count(&self, ctx: &Context<'_>) -> Result<i32> {
         let db = &ctx.data_unchecked::<Services>().db;
         let count =
