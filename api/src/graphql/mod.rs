@@ -38,10 +38,12 @@ mod ids;
 mod limits;
 mod loaders;
 mod money;
+mod node;
 mod order;
 mod page;
 mod saga;
 mod stock;
+mod viewer;
 
 /// `extensions.code` of a request for which the app has not enough points left: later it has.
 pub const RATE_LIMITED: &str = "RATE_LIMITED";
@@ -73,6 +75,10 @@ type Schema = async_graphql::Schema<Query, Mutation, order::subscription::OrderS
 #[derive(Debug, Default, MergedObject)]
 pub struct Query(
     order::query::OrderQuery,
+    order::list::OrderListQuery,
+    order::changes::ChangesQuery,
+    node::NodeQuery,
+    viewer::ViewerQuery,
     catalog::query::CatalogQuery,
     stock::query::StockQuery,
     saga::query::SagaQuery,

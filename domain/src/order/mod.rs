@@ -3,8 +3,10 @@
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 
+pub mod changes;
 pub mod entity;
 pub mod event;
+pub mod list;
 pub mod place;
 pub mod read;
 pub mod store;

@@ -194,9 +194,12 @@ impl<'a> Reckoning<'a> {
 
     /// The size of the page that the query asks for.
     fn page_size(&self, field: &Field) -> Option<u64> {
-        let argument =
-            field.arguments.iter().find(|(name, _)| matches!(name.node.as_str(), "first" | "last"))?;
-        match &argument.1.node {
+        let sizes = field.arguments.iter().filter(|(name, _)| matches!(name.node.as_str(), "first" | "last"));
+        sizes.filter_map(|(_, value)| self.number(&value.node)).max()
+    }
+
+    fn number(&self, value: &Value) -> Option<u64> {
+        match value {
             Value::Number(number) => Some(number.as_u64().unwrap_or(0).min(MAX_PAGE)),
             Value::Variable(name) => match self.variables.get(name) {
                 Some(value) => size(value),

@@ -17,6 +17,8 @@ use super::money::{CurrencyCode, Money};
 use super::{ids, page};
 use crate::access::{Caller, caller, personal_data};
 
+pub(super) mod changes;
+pub(super) mod list;
 pub(super) mod mutation;
 pub(super) mod query;
 mod selection;
@@ -80,7 +82,6 @@ pub(crate) async fn load_order(ctx: &Context<'_>, id: Uuid) -> Result<Option<Ord
 ///
 /// # Errors
 /// The database could not be asked; reported already.
-#[expect(dead_code, reason = "lists of orders hydrate their pages with it")]
 pub(crate) async fn load_orders(ctx: &Context<'_>, ids: &[Uuid]) -> Result<Vec<Order>> {
     let columns = selection::columns(&ctx.field());
     let rows = try_join_all(ids.iter().map(|id| load_row(ctx, *id, columns))).await;
@@ -142,7 +143,7 @@ fn parse_currency(currency: &str) -> Result<Currency, DbErr> {
 #[Object]
 impl Order {
     /// Names the order everywhere: a TypeID. Example: `order_01jx2v3q8kf0v8c9m5w6r7t2ab`
-    async fn id(&self) -> ID {
+    pub(super) async fn id(&self) -> ID {
         ids::order_id(self.row.id)
     }
 
