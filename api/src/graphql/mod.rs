@@ -23,9 +23,9 @@ pub use self::documents::PARSE_FAILED;
 pub use self::limits::QUERY_TOO_COMPLEX;
 use self::limits::{Prices, prices};
 use self::loaders::Loaders;
-use crate::access::Caller;
 use crate::access::budget::{Budgets, Exhausted, Throttle};
 use crate::access::personal_data::{PersonalData, request_id};
+use crate::access::{Caller, FORBIDDEN};
 use crate::app::Services;
 use crate::config::LimitArgs;
 
@@ -34,6 +34,7 @@ mod batching;
 mod catalog;
 mod documents;
 pub mod error;
+mod federation;
 mod ids;
 mod limits;
 mod loaders;
@@ -77,6 +78,7 @@ pub struct Query(
     order::query::OrderQuery,
     order::list::OrderListQuery,
     order::changes::ChangesQuery,
+    federation::EntityQuery,
     node::NodeQuery,
     viewer::ViewerQuery,
     catalog::query::CatalogQuery,
@@ -241,6 +243,10 @@ impl Executor {
             }
         })?;
         if !caller.may_introspect() {
+            // What the library calls introspection does not include what a federation's gateway asks.
+            if request.query.contains("_service") {
+                return Err(refusal(FORBIDDEN, "the schema is shown to apps alone".to_owned(), |_| ()));
+            }
             request = request.disable_introspection();
         }
         Ok(Admitted { request, operation, points, throttle })
@@ -315,6 +321,7 @@ pub fn sdl() -> String {
 
 fn builder() -> SchemaBuilder<Query, Mutation, order::subscription::OrderSubscription> {
     Schema::build(Query::default(), Mutation::default(), order::subscription::OrderSubscription)
+        .enable_federation()
         .override_output_type_description::<DateTime<Utc>>("A point in time: RFC 3339, in UTC.")
 }
 

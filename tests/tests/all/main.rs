@@ -13,6 +13,7 @@ mod command_line;
 mod compensation;
 mod crashes;
 mod failures;
+mod federation;
 mod happy_path;
 mod http;
 mod idempotency;

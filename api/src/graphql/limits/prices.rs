@@ -158,6 +158,11 @@ impl<'a> Reckoning<'a> {
         if matches!(name, "__schema" | "__type" | "_service") {
             return INTROSPECTION;
         }
+        if name == "_entities" {
+            // Of several types; each fragment names its own.
+            let each = self.selections(&field.selection_set.node, "_Entity", 1, 0).saturating_add(1);
+            return each.saturating_mul(self.representations(field)).saturating_add(base);
+        }
         let prices = self.prices;
         let Some(price) = prices.fields.get(ty).and_then(|fields| fields.get(name)) else { return 0 };
         if !prices.fields.get(&price.ty).is_some_and(|fields| !fields.is_empty()) {
@@ -190,6 +195,20 @@ impl<'a> Reckoning<'a> {
         let points = self.selections(&fragment.node.selection_set.node, ty, page, base);
         self.of_fragments.insert((name, page), Some(points));
         points
+    }
+
+    /// How many entities a federation's gateway asks for.
+    fn representations(&self, field: &Field) -> u64 {
+        let argument = field.arguments.iter().find(|(name, _)| name.node == "representations");
+        let count = match argument.map(|(_, value)| &value.node) {
+            Some(Value::List(items)) => items.len(),
+            Some(Value::Variable(name)) => match self.variables.get(name) {
+                Some(ConstValue::List(items)) => items.len(),
+                _ => 1,
+            },
+            _ => 1,
+        };
+        count as u64
     }
 
     /// The size of the page that the query asks for.
