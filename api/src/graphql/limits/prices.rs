@@ -1,7 +1,7 @@
 //! What a query costs, before it runs.
 //!
 //! An object costs a point and its scalars nothing; a mutation or a subscription costs ten. A page costs its size times
-//! what one item costs, other lists are taken for ten items long. Prices come from our own schema, so that a new field has
+//! what one item costs, other lists are taken for ten items long, but for `userErrors`. Prices come from our own schema, so that a new field has
 //! one without a word here.
 
 use std::collections::HashMap;
@@ -173,6 +173,8 @@ impl<'a> Reckoning<'a> {
             Some(default) => self.page_size(field).unwrap_or(default),
             // The items of a page were asked for by the page.
             None if price.is_list && page > 1 => page,
+            // Empty unless something is wrong.
+            None if name == "userErrors" => 1,
             None if price.is_list => LIST_ITEMS,
             None => 1,
         };
