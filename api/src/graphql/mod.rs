@@ -62,14 +62,6 @@ pub const TIMEOUT: &str = "TIMEOUT";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResumeAfter(pub i32);
 
-/// Checks a text that is going to be parsed, by the bounds that hold unless the settings say otherwise.
-///
-/// # Errors
-/// It is too long, or nests too deep for the parser.
-pub(crate) fn check_text(query: &str) -> Result<(), ()> {
-    limits::check_text(query, &LimitArgs::default()).map_err(drop)
-}
-
 type Schema = async_graphql::Schema<Query, Mutation, order::subscription::OrderSubscription>;
 
 /// What can be read. Reading changes nothing.
@@ -136,6 +128,14 @@ impl Executor {
         Self { schema: builder().data(services).data(loaders).finish(), parts }
     }
 
+    /// Checks a text that is going to be parsed.
+    ///
+    /// # Errors
+    /// It is too long, or nests too deep for the parser; executing it says so.
+    pub(crate) fn check_text(&self, query: &str) -> Result<(), ServerError> {
+        limits::check_text(query, &self.parts.limits).map_err(ServerError::from)
+    }
+
     /// Executes a query or a mutation.
     pub async fn execute(&self, caller: Caller, request: Request) -> Response {
         let Admitted { request, operation, points, throttle } = match self.admit(&caller, request) {
@@ -196,7 +196,10 @@ impl Executor {
         let finished = stream::unfold((responses.boxed(), seen), async |(mut responses, seen)| {
             let response = responses.next().await?;
             let (personal, db, caller, id) = &seen;
-            let response = personal.finish(db, caller, id, response).await;
+            let mut response = personal.finish(db, caller, id, response).await;
+            if !caller.may_introspect() {
+                withhold_suggestions(&mut response);
+            }
             Some((response, (responses, seen)))
         });
         finished.boxed()

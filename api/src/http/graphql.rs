@@ -25,9 +25,7 @@ use crate::access::door::Credential;
 use crate::access::{Caller, FORBIDDEN};
 use crate::app::App;
 use crate::graphql::error::{INTERNAL, OVERLOADED, RequestId, UNAVAILABLE};
-use crate::graphql::{
-    self, PARSE_FAILED, QUERY_TOO_COMPLEX, QUERY_TOO_COSTLY, RATE_LIMITED, ResumeAfter, TIMEOUT,
-};
+use crate::graphql::{PARSE_FAILED, QUERY_TOO_COMPLEX, QUERY_TOO_COSTLY, RATE_LIMITED, ResumeAfter, TIMEOUT};
 
 /// The largest body, in bytes. An order of 250 lines needs a fifth of it.
 const MAX_BODY: usize = 100_000;
@@ -100,7 +98,9 @@ pub(super) async fn get(
             let message = "send a query as JSON with POST, or as ?query= with GET";
             return Err(Refused::unprocessable(message).into_response());
         }
-        let request = query.into_request(format == Format::EventStream)?.data(request_id);
+        let request = query
+            .into_request(|text| app.graphql().check_text(text).is_ok(), format == Format::EventStream)?
+            .data(request_id);
         Ok::<_, Response>(respond_in(format, &app, caller, credential, request, &headers).await)
     };
     answered.await.unwrap_or_else(|refused| refused)
@@ -213,7 +213,7 @@ pub(super) struct GetQuery {
 impl GetQuery {
     /// Makes a request of it. GET is for queries only: links are followed by crawlers, and pages of others can make a
     /// browser follow them.
-    fn into_request(self, is_stream: bool) -> Result<Request, Refused> {
+    fn into_request(self, is_shallow: impl Fn(&str) -> bool, is_stream: bool) -> Result<Request, Refused> {
         let mut request = Request::new(self.query.unwrap_or_default());
         if let Some(variables) = self.variables.filter(|variables| !variables.is_empty()) {
             request.variables = serde_json::from_str(&variables)
@@ -227,7 +227,7 @@ impl GetQuery {
         };
         // What cannot be parsed is refused by the execution, in its own words; but the parser is recursive, so that what
         // nests too deep for it goes there unparsed as well.
-        let is_query = match parse_shallow(&mut request) {
+        let is_query = match parsed_if(&mut request, is_shallow) {
             Some(document) => match &document.operations {
                 DocumentOperations::Single(operation) => fits(operation.node.ty),
                 DocumentOperations::Multiple(operations) => operations
@@ -245,11 +245,8 @@ impl GetQuery {
     }
 }
 
-fn parse_shallow(request: &mut Request) -> Option<&ExecutableDocument> {
-    if graphql::check_text(&request.query).is_err() {
-        return None;
-    }
-    request.parsed_query().ok()
+fn parsed_if(request: &mut Request, is_shallow: impl Fn(&str) -> bool) -> Option<&ExecutableDocument> {
+    if is_shallow(&request.query) { request.parsed_query().ok() } else { None }
 }
 
 async fn read_request(headers: &HeaderMap, body: Body) -> Result<Request, Refused> {
@@ -319,7 +316,7 @@ fn status_of(
     sends_294: bool,
 ) -> StatusCode {
     let has = |code: &str| response.errors.iter().any(|error| code_of(error) == Some(code));
-    if response.errors.iter().any(means_later) {
+    if response.data == Value::Null && response.errors.iter().any(means_later) {
         return StatusCode::SERVICE_UNAVAILABLE;
     }
     if has(RATE_LIMITED) {
@@ -531,7 +528,7 @@ mod tests {
                 operation_name: operation_name.map(str::to_owned),
                 variables: None,
             };
-            query.into_request(false).err().map_or(StatusCode::OK, |refused| refused.status)
+            query.into_request(|_| true, false).err().map_or(StatusCode::OK, |refused| refused.status)
         };
         let both = "query Q { __typename } mutation M { __typename }";
         assert_eq!(status("{ __typename }", None), StatusCode::OK);

@@ -7,10 +7,11 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use async_graphql::{Request, Value};
+use async_graphql::{Request, ServerError, Value};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt, stream};
+use serde::Serialize;
 
 use super::graphql::has_no_data;
 use crate::access::Caller;
@@ -35,6 +36,10 @@ pub(super) fn respond(
                 Some(sequence) => event.id(sequence.to_string()),
                 None => event,
             };
+            if has_no_data(&response) {
+                // A request that was refused has no data, not even null.
+                return event.json_data(Refusal { errors: &response.errors }).unwrap_or_default();
+            }
             event.json_data(response).unwrap_or_default()
         })
         .chain(stream::once(async { Event::default().event("complete").data("") }))
@@ -42,6 +47,11 @@ pub(super) fn respond(
         .take_until(app.shutdown().clone().cancelled_owned())
         .take_until(shut_out(app.clone(), credential));
     Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+}
+
+#[derive(Serialize)]
+struct Refusal<'a> {
+    errors: &'a [ServerError],
 }
 
 /// The sequence in an answer of `orderStatus`, if it was selected by that name.
@@ -79,7 +89,7 @@ fn until_failure(
 
 #[cfg(test)]
 mod tests {
-    use async_graphql::{Response, ServerError};
+    use async_graphql::Response;
 
     use super::*;
 

@@ -12,7 +12,11 @@ async fn a_gateway_composes_us_and_resolves_orders_and_products() {
     let shop = Shop::open().await;
     let sdl = shop.execute("{ _service { sdl } }", json!({})).await;
     let sdl = sdl["_service"]["sdl"].as_str().expect("text");
-    for key in ["type Order @key(fields: \"id\")", "type Product @key(fields: \"sku\")", "federation/v2"] {
+    for key in [
+        "type Order implements Node @key(fields: \"id\")",
+        "type Product @key(fields: \"sku\")",
+        "federation/v2",
+    ] {
         assert!(sdl.contains(key), "{key} is not in {sdl}");
     }
     let id = shop.place(order("a", [("SKU-1", 1)]).settled()).await.id().to_owned();

@@ -149,3 +149,35 @@ async fn a_shopper_is_shown_no_schema() {
     assert!(!answer.to_string().contains("Did you mean"), "{answer}");
     shop.close().await;
 }
+
+#[tokio::test]
+async fn a_look_at_the_schema_does_not_multiply_it() {
+    let shop = Shop::open().await;
+    let rounds = "interfaces { possibleTypes { ".repeat(4) + "name" + &"} }".repeat(4);
+    let query = format!("{{ __schema {{ types {{ {rounds} }} }} }}");
+    assert_eq!(refusal_of(&shop, &query).await, "QUERY_TOO_COMPLEX");
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_mutation_is_not_sent_by_get_however_long_it_is() {
+    let shop = Shop::open_with(|args| args.limits.max_tokens = 5_000).await;
+    let census = shop.db.census().await;
+    let fields = "__typename ".repeat(1_500);
+    let query = format!(
+        "mutation {{ placeOrder(input: {{ idempotencyKey: \"k\", lines: [{{ sku: \"SKU-1\", quantity: 1 }}] }}) {{ {fields} }} }}"
+    );
+    let answer = shop.get_graphql(&[("query", &query)]).send().await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(shop.db.census().await, census);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_variable_that_may_be_left_out_may_be_left_out() {
+    let shop = Shop::open().await;
+    let query =
+        "query ($first: Int, $after: String) { orders(first: $first, after: $after) { nodes { id } } }";
+    assert_eq!(shop.execute(query, json!({})).await["orders"]["nodes"], json!([]));
+    shop.close().await;
+}

@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(count("{ a }"), 3);
         assert_eq!(
             count("\u{feff}query Q($id: ID!) { a(id: $id, n: -1.5e+3) { ...F @skip(if: true) } } # { { {"),
-            33
+            32
         );
         assert_eq!(count(r#"{ a(s: "{ \" { #", t: """ { " \""" { """) }"#), 11);
         assert_eq!(count("{ a(s: \"never ends"), 6);

@@ -30,6 +30,13 @@ const MAX_SPREADS: usize = 100;
 /// The deepest look at the schema. GraphiQL's needs 13.
 const MAX_INTROSPECTION_DEPTH: usize = 20;
 
+/// How often a path of a look at the schema may go through a list of the schema's own. Each round multiplies the answer by
+/// the size of the schema; GraphiQL's query has one.
+const MAX_INTROSPECTION_LISTS: usize = 2;
+
+/// Lists that lead from one part of the schema to many others.
+const INTROSPECTION_LISTS: [&str; 4] = ["fields", "inputFields", "interfaces", "possibleTypes"];
+
 /// A bound that a query goes beyond, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TooMuch(String);
@@ -79,6 +86,11 @@ pub(super) fn check(document: &ExecutableDocument, limits: &LimitArgs) -> Result
             limits.max_depth as usize
         };
         TooMuch::check("levels", whole.depth, max_depth)?;
+        TooMuch::check(
+            "lists of the schema in one another",
+            whole.introspection_lists,
+            MAX_INTROSPECTION_LISTS,
+        )?;
         TooMuch::check("fields at its root", whole.root_fields, limits.max_root_fields as usize)?;
         TooMuch::check("fields once its fragments are expanded", whole.fields, MAX_FIELDS)?;
     }
@@ -99,6 +111,8 @@ struct Size {
     depth: usize,
     root_fields: usize,
     only_introspection: bool,
+    /// The most lists of the schema's own on one path.
+    introspection_lists: usize,
 }
 
 /// What is counted as it is written.
@@ -118,7 +132,8 @@ struct Measuring<'a> {
 
 impl<'a> Measuring<'a> {
     fn selections(&mut self, selections: &'a SelectionSet) -> Result<Size, TooMuch> {
-        let mut sum = Size { fields: 0, depth: 0, root_fields: 0, only_introspection: true };
+        let mut sum =
+            Size { fields: 0, depth: 0, root_fields: 0, only_introspection: true, introspection_lists: 0 };
         for selection in &selections.items {
             let size = match &selection.node {
                 Selection::Field(field) => {
@@ -131,6 +146,8 @@ impl<'a> Measuring<'a> {
                         depth: below.depth + 1,
                         root_fields: 1,
                         only_introspection: field.name.node.starts_with("__"),
+                        introspection_lists: below.introspection_lists
+                            + usize::from(INTROSPECTION_LISTS.contains(&field.name.node.as_str())),
                     }
                 }
                 Selection::InlineFragment(fragment) => {
@@ -148,6 +165,7 @@ impl<'a> Measuring<'a> {
                 depth: sum.depth.max(size.depth),
                 root_fields: sum.root_fields.saturating_add(size.root_fields),
                 only_introspection: sum.only_introspection && size.only_introspection,
+                introspection_lists: sum.introspection_lists.max(size.introspection_lists),
             };
         }
         Ok(sum)
@@ -159,7 +177,8 @@ impl<'a> Measuring<'a> {
             Some(None) => return Err(TooMuch::new(format!("the fragment {name:?} contains itself"))),
             None => {}
         }
-        let nothing = Size { fields: 0, depth: 0, root_fields: 0, only_introspection: true };
+        let nothing =
+            Size { fields: 0, depth: 0, root_fields: 0, only_introspection: true, introspection_lists: 0 };
         // Validation reports a fragment that is missing.
         let Some(fragment) = self.document.fragments.get(name) else { return Ok(nothing) };
         self.of_fragments.insert(name, None);
