@@ -1,4 +1,4 @@
-//! Pages of a list: bounds, cursors and costs.
+//! Pages of a list: bounds and cursors.
 
 use async_graphql::{Error, ErrorExtensions, Result, SimpleObject};
 
@@ -37,11 +37,6 @@ pub(super) fn check_size(argument: &str, size: i32) -> Result<u64> {
     }
 }
 
-/// Returns what a list of `first` items costs; a size out of bounds is refused later, by its resolver.
-pub(super) fn cost(first: i32, of_one: usize) -> usize {
-    usize::try_from(first.clamp(1, MAX_PAGE)).unwrap_or(1).saturating_mul(of_one).saturating_add(1)
-}
-
 /// Makes a cursor from the key of an item. It is hexadecimal so that nobody takes it for the key.
 pub(super) fn encode_cursor(key: &str) -> String {
     key.bytes().map(|byte| format!("{byte:02x}")).collect()
@@ -76,7 +71,6 @@ mod tests {
         assert_eq!(check_first(100).ok(), Some(100));
         for first in [0, -1, 101, i32::MIN] {
             assert!(check_first(first).is_err());
-            assert!(cost(first, usize::MAX) > 0);
         }
     }
 

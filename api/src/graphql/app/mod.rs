@@ -43,7 +43,6 @@ impl App {
     }
 
     /// Its keys, the newest first, at most 100; those that are no good any more as well.
-    #[graphql(complexity = "10 * child_complexity + 1")]
     async fn keys(&self, ctx: &Context<'_>) -> Result<Vec<ApiKey>> {
         let db = &ctx.data_unchecked::<Services>().db;
         let keys = store::list_keys(db, Some(vec![self.0.id]), MAX_KEYS).await;

@@ -17,7 +17,7 @@ pub(crate) struct AppQuery;
 #[Object]
 impl AppQuery {
     /// Lists the apps, the oldest first.
-    #[graphql(guard = "Needs([Scope::AppsManage])", complexity = "page::cost(first, child_complexity)")]
+    #[graphql(guard = "Needs([Scope::AppsManage])")]
     async fn apps(
         &self,
         ctx: &Context<'_>,

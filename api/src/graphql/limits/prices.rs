@@ -107,7 +107,8 @@ fn prices_of(ty: &TypeDefinition) -> impl Iterator<Item = (String, FieldPrice)> 
             BaseType::Named(name) => name.to_string(),
             BaseType::List(_) => String::new(),
         };
-        let first = field.arguments.iter().find(|argument| argument.node.name.node == "first");
+        let is_size = |name: &str| matches!(name, "first" | "last");
+        let first = field.arguments.iter().find(|argument| is_size(argument.node.name.node.as_str()));
         let default_page = first.map(|first| {
             let default = first.node.default_value.as_ref().and_then(|value| size(&value.node));
             default.unwrap_or(MAX_PAGE / 2)
@@ -161,7 +162,7 @@ impl<'a> Reckoning<'a> {
         if name == "_entities" {
             // Of several types; each fragment names its own.
             let each = self.selections(&field.selection_set.node, "_Entity", 1, 0).saturating_add(1);
-            return each.saturating_mul(self.representations(field)).saturating_add(base);
+            return each.saturating_mul(self.longest_list(field).unwrap_or(1)).saturating_add(base);
         }
         let prices = self.prices;
         let Some(price) = prices.fields.get(ty).and_then(|fields| fields.get(name)) else { return 0 };
@@ -175,7 +176,7 @@ impl<'a> Reckoning<'a> {
             None if price.is_list && page > 1 => page,
             // Empty unless something is wrong.
             None if name == "userErrors" => 1,
-            None if price.is_list => LIST_ITEMS,
+            None if price.is_list => self.longest_list(field).unwrap_or(LIST_ITEMS),
             None => 1,
         };
         let is_connection = price.default_page.is_some() && !price.is_list;
@@ -199,18 +200,17 @@ impl<'a> Reckoning<'a> {
         points
     }
 
-    /// How many entities a federation's gateway asks for.
-    fn representations(&self, field: &Field) -> u64 {
-        let argument = field.arguments.iter().find(|(name, _)| name.node == "representations");
-        let count = match argument.map(|(_, value)| &value.node) {
-            Some(Value::List(items)) => items.len(),
-            Some(Value::Variable(name)) => match self.variables.get(name) {
-                Some(ConstValue::List(items)) => items.len(),
-                _ => 1,
+    /// How many things the field is asked for by name, if it is.
+    fn longest_list(&self, field: &Field) -> Option<u64> {
+        let lists = field.arguments.iter().filter_map(|(_, value)| match &value.node {
+            Value::List(items) => Some(items.len() as u64),
+            Value::Variable(name) => match self.variables.get(name) {
+                Some(ConstValue::List(items)) => Some(items.len() as u64),
+                _ => None,
             },
-            _ => 1,
-        };
-        count as u64
+            _ => None,
+        });
+        lists.max()
     }
 
     /// The size of the page that the query asks for.

@@ -31,10 +31,7 @@ pub(crate) struct OrderListQuery;
 #[Object]
 impl OrderListQuery {
     /// Returns a page of the orders that the caller sees.
-    #[graphql(
-        guard = "Needs([Scope::OrdersRead])",
-        complexity = "page::cost(first.or(last).unwrap_or(DEFAULT_PAGE), child_complexity)"
-    )]
+    #[graphql(guard = "Needs([Scope::OrdersRead])")]
     async fn orders(
         &self,
         ctx: &Context<'_>,

@@ -178,7 +178,6 @@ impl Order {
     }
 
     /// What was ordered, in the order of the input, with the names and prices of that moment.
-    #[graphql(complexity = "10 * child_complexity + 1")]
     async fn lines(&self, ctx: &Context<'_>) -> Result<Vec<OrderLine>> {
         let currency = self.read_currency(ctx).await?;
         let visibility = caller(ctx)?.visibility().clone();
@@ -276,7 +275,6 @@ impl Order {
     }
 
     /// What has happened to it, oldest first.
-    #[graphql(complexity = "page::cost(first, child_complexity)")]
     async fn events(
         &self,
         ctx: &Context<'_>,

@@ -159,7 +159,6 @@ impl Saga {
     }
 
     /// What it did and what was done to it: the newest entries, oldest first.
-    #[graphql(complexity = "page::cost(last, child_complexity)")]
     async fn history(
         &self,
         ctx: &Context<'_>,

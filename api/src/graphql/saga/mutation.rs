@@ -26,10 +26,7 @@ impl SagaMutation {
     /// Each saga is acted on in a transaction of its own, which also appends the event `OperatorActed` to its order;
     /// whoever watches the order sees `by` and `reason`. Whoever reaches this server may call this, and `by` is taken
     /// at its word: the server listens on the loopback interface unless it is told otherwise.
-    #[graphql(
-        guard = "Needs([Scope::SagasOperate])",
-        complexity = "page::cost(input.first, child_complexity)"
-    )]
+    #[graphql(guard = "Needs([Scope::SagasOperate])")]
     async fn retry_sagas(
         &self,
         ctx: &Context<'_>,
@@ -40,10 +37,7 @@ impl SagaMutation {
 
     /// Lets held sagas try again under the same keys: you vouch that a call which the other system may have forgotten
     /// is not carried out twice. For operators; see `retrySagas`.
-    #[graphql(
-        guard = "Needs([Scope::SagasOperate])",
-        complexity = "page::cost(input.first, child_complexity)"
-    )]
+    #[graphql(guard = "Needs([Scope::SagasOperate])")]
     async fn resume_sagas(
         &self,
         ctx: &Context<'_>,
@@ -54,10 +48,7 @@ impl SagaMutation {
 
     /// Gives sagas up that are not past the point of no return: what may have been done is undone, and the order fails
     /// with the code `ABANDONED` and the reason as its message. For operators; see `retrySagas`.
-    #[graphql(
-        guard = "Needs([Scope::SagasOperate])",
-        complexity = "page::cost(input.first, child_complexity)"
-    )]
+    #[graphql(guard = "Needs([Scope::SagasOperate])")]
     async fn abandon_sagas(
         &self,
         ctx: &Context<'_>,

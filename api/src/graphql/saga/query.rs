@@ -18,7 +18,7 @@ pub(crate) struct SagaQuery;
 impl SagaQuery {
     /// Returns a page of sagas: those on their way, the one that began first leading, or by a filter on their end,
     /// the newest leading. For operators.
-    #[graphql(guard = "Needs([Scope::SagasOperate])", complexity = "page::cost(first, child_complexity)")]
+    #[graphql(guard = "Needs([Scope::SagasOperate])")]
     async fn sagas(
         &self,
         ctx: &Context<'_>,
