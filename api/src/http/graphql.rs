@@ -280,7 +280,7 @@ fn parse_body(body: &[u8]) -> Result<Request, Refused> {
         )),
         _ => Refused::bad_request(format!("the body is not JSON: {error}")),
     })?;
-    if request.query.trim().is_empty() {
+    if request.query.trim().is_empty() && !request.extensions.contains_key("persistedQuery") {
         return Err(Refused::unprocessable("the body has no query"));
     }
     Ok(request)
