@@ -24,11 +24,18 @@ pub struct AppSettings {
     pub allowed_origins: Vec<String>,
     /// Whether a partial success has a status of its own.
     pub sends_294: bool,
+    /// What a request may ask for.
+    pub limits: LimitArgs,
 }
 
 impl Default for AppSettings {
     fn default() -> Self {
-        Self { currency: Currency::USD, allowed_origins: Vec::new(), sends_294: false }
+        Self {
+            currency: Currency::USD,
+            allowed_origins: Vec::new(),
+            sends_294: false,
+            limits: LimitArgs::default(),
+        }
     }
 }
 
@@ -79,7 +86,6 @@ impl App {
         definitions: Definitions,
         door: Door,
         settings: AppSettings,
-        limits: LimitArgs,
         shutdown: CancellationToken,
     ) -> Self {
         let event_feed = EventFeed::start(db.clone(), reader.clone(), &wakeups, shutdown.clone());
@@ -95,7 +101,7 @@ impl App {
             door: door.clone(),
             settings,
         };
-        let graphql = Executor::start(services, limits);
+        let graphql = Executor::start(services);
         Self(Arc::new(Parts {
             db,
             graphql,

@@ -279,13 +279,13 @@ async fn start_api(
         currency: args.store.currency,
         allowed_origins: args.access.allowed_origins.clone(),
         sends_294: args.process.partial_status_294,
+        limits: args.limits.clone(),
     };
     let definitions = definitions(&db, &args.gateway)?;
     let provider = args.oidc.settings()?.map(TokenVerifier::start).transpose()?;
     let door = Door::open(db.clone(), args.access.clone(), provider, stop.clone()).await;
     let door = door.context("cannot read what signs the access tokens of orders")?;
-    let limits = args.limits.clone();
-    let app = App::start(db.clone(), reader, wakeups, definitions, door, settings, limits, stop.clone());
+    let app = App::start(db.clone(), reader, wakeups, definitions, door, settings, stop.clone());
     let router = http::router(app.clone(), RenderMetrics::new(|| telemetry::metrics().render()));
     let stopped = stop.clone().cancelled_owned();
     let work = async move {

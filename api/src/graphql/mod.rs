@@ -119,7 +119,8 @@ struct Admitted {
 
 impl Executor {
     /// Makes the schema with what its resolvers work with. Needs a Tokio runtime.
-    pub fn start(services: Services, limits: LimitArgs) -> Self {
+    pub fn start(services: Services) -> Self {
+        let limits = services.settings.limits.clone();
         let loaders = Loaders::start(&services.db, &services.reader);
         let documents = Documents::new(limits.clone());
         let (prices, budgets) = (Prices::of_schema(&sdl()), Budgets::default());
@@ -140,7 +141,7 @@ impl Executor {
     pub async fn execute(&self, caller: Caller, request: Request) -> Response {
         let Admitted { request, operation, points, throttle } = match self.admit(&caller, request) {
             Ok(admitted) => admitted,
-            Err(refused) => return refused,
+            Err(refused) => return *refused,
         };
         let may_introspect = caller.may_introspect();
         let time = Duration::from_millis(self.parts.limits.query_timeout_ms);
@@ -181,7 +182,7 @@ impl Executor {
             }
             match executor.admit(&caller, request) {
                 Ok(Admitted { request, .. }) => executor.subscribe(caller, request),
-                Err(refused) => stream::iter([refused]).boxed(),
+                Err(refused) => stream::iter([*refused]).boxed(),
             }
         };
         stream::once(started).flatten().boxed()
@@ -209,24 +210,26 @@ impl Executor {
     ///
     /// # Errors
     /// The answer to one that is not.
-    fn admit(&self, caller: &Caller, mut request: Request) -> Result<Admitted, Response> {
+    fn admit(&self, caller: &Caller, mut request: Request) -> Result<Admitted, Box<Response>> {
         let parts = &self.parts;
-        let document =
-            parts.documents.prepare(&mut request).map_err(|error| Response::from_errors(vec![error]))?;
+        let document = parts
+            .documents
+            .prepare(&mut request)
+            .map_err(|error| Box::new(Response::from_errors(vec![error])))?;
         let name = request.operation_name.as_deref();
         let operation = prices::operation(&document, name);
         // The library notices when a field asks for it, in the middle of the execution.
         if let Some(missing) = operation.and_then(|operation| missing_variable(operation, &request.variables))
         {
             let message = format!("the variable ${missing} is required and was not given");
-            return Err(refusal(VARIABLE_MISSING, message, |_| ()));
+            return Err(Box::new(refusal(VARIABLE_MISSING, message, |_| ())));
         }
         let operation = operation.map_or(OperationType::Query, |operation| operation.ty);
         let points = parts.prices.cost(&document, name, &request.variables);
         let max = parts.limits.max_cost;
         let Some(points) = u32::try_from(points).ok().filter(|points| *points <= max) else {
             let message = format!("the request costs {points} points, and one may cost {max}; ask for less");
-            return Err(refusal(QUERY_TOO_COSTLY, message, |_| ()));
+            return Err(Box::new(refusal(QUERY_TOO_COSTLY, message, |_| ())));
         };
         let throttle = parts.budgets.take(caller, points).map_err(|exhausted| match exhausted {
             Exhausted::For(wait) => {
@@ -236,19 +239,23 @@ impl Executor {
                 let mut refused =
                     refusal(RATE_LIMITED, message, |extensions| extensions.set("retryAfterSeconds", seconds));
                 refused.extensions.insert("cost".to_owned(), self.cost(points, None, None));
-                refused
+                Box::new(refused)
             }
             Exhausted::ForEver { holds } => {
                 let message = format!(
                     "the request costs {points} points, and the app's budget holds {holds}; ask for less"
                 );
-                refusal(QUERY_TOO_COSTLY, message, |_| ())
+                Box::new(refusal(QUERY_TOO_COSTLY, message, |_| ()))
             }
         })?;
         if !caller.may_introspect() {
             // What the library calls introspection does not include what a federation's gateway asks.
             if request.query.contains("_service") {
-                return Err(refusal(FORBIDDEN, "the schema is shown to apps alone".to_owned(), |_| ()));
+                return Err(Box::new(refusal(
+                    FORBIDDEN,
+                    "the schema is shown to apps alone".to_owned(),
+                    |_| (),
+                )));
             }
             request = request.disable_introspection();
         }

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use oms::access::Caller;
 use oms::access::door::Door;
 use oms::app::{App, AppSettings};
-use oms::config::{AccessArgs, DatabaseArgs, LimitArgs};
+use oms::config::{AccessArgs, DatabaseArgs};
 use oms::postgres::{self, PoolSettings};
 use oms::reader::Reader;
 use oms_tests::own_postgres::OwnPostgres;
@@ -41,8 +41,7 @@ async fn app(db: &TestDatabase) -> App {
     let pool = db.connect_runner().await;
     let door =
         Door::open(pool.clone(), AccessArgs::default(), None, stop.clone()).await.expect("the signing key");
-    let (settings, limits) = (AppSettings::default(), LimitArgs::default());
-    App::start(pool, reader, wakeups, definitions, door, settings, limits, stop)
+    App::start(pool, reader, wakeups, definitions, door, AppSettings::default(), stop)
 }
 
 /// An app that has placed no order, or the one that places every order of the tests.

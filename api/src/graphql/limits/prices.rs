@@ -166,7 +166,7 @@ impl<'a> Reckoning<'a> {
         }
         let prices = self.prices;
         let Some(price) = prices.fields.get(ty).and_then(|fields| fields.get(name)) else { return 0 };
-        if !prices.fields.get(&price.ty).is_some_and(|fields| !fields.is_empty()) {
+        if prices.fields.get(&price.ty).is_none_or(HashMap::is_empty) {
             return base;
         }
         let children = &field.selection_set.node;

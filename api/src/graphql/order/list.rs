@@ -1,5 +1,7 @@
 //! Finding orders: lists of them page by page, and one by what it is called.
 
+#![expect(clippy::too_many_arguments, reason = "a field of the schema has as many as its callers need")]
+
 use async_graphql::resolver_utils::EnumType;
 use async_graphql::{
     ComplexObject, Context, Enum, ID, InputObject, Object, OneofObject, Result, SimpleObject,
