@@ -340,7 +340,7 @@ pub struct AccessArgs {
     #[arg(long, env = "OMS_DEV_ANONYMOUS", value_parser = clap::builder::FalseyValueParser::new())]
     pub dev_anonymous: bool,
 
-    /// Origins whose pages may call, such as https://shop.example, with commas between them [default: none]
+    /// Origins whose pages may call, such as `https://shop.example`, with commas between them [default: none]
     #[arg(long, env = "OMS_ALLOWED_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
     pub allowed_origins: Vec<String>,
 
