@@ -18,6 +18,7 @@ mod operator;
 pub mod placing;
 pub mod postgres;
 pub mod reader;
+mod run_to_end;
 pub mod serve;
 pub mod shutdown;
 pub mod telemetry;

@@ -15,6 +15,8 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
 use tokio::sync::Mutex;
 
+use crate::run_to_end::run_to_end;
+
 /// A pool of connections for reading. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Reader(DatabaseConnection);
@@ -36,8 +38,9 @@ impl Reader {
     /// Any error of the database.
     pub async fn begin(&self, visibility: &Visibility) -> Result<View, DbErr> {
         let begin = format!("BEGIN READ ONLY; SET LOCAL oms.visibility = '{}'", setting(visibility));
-        let pool = self.0.get_postgres_connection_pool();
-        let transaction = pool.begin_with(AssertSqlSafe(begin)).await.map_err(|error| match error {
+        let pool = self.0.get_postgres_connection_pool().clone();
+        let begun = run_to_end(async move { pool.begin_with(AssertSqlSafe(begin)).await });
+        let transaction = begun.await.map_err(|error| match error {
             SqlxError::PoolTimedOut => DbErr::ConnectionAcquire(ConnAcquireErr::Timeout),
             SqlxError::PoolClosed => DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed),
             error => exec_error(error),

@@ -27,7 +27,7 @@ const MAX_BUCKETS: u64 = 100_000;
 
 type Bucket = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>;
 
-/// The budgets of all apps. Cheap to clone.
+/// The budgets of all apps, and of the orders that shoppers follow. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Budgets(Cache<(Uuid, u32), Arc<Bucket>>);
 
@@ -66,7 +66,7 @@ impl Budgets {
     pub(crate) fn take(&self, caller: &Caller, points: u32) -> Result<Option<Throttle>, Exhausted> {
         let Some(rate) = caller.points_per_second().and_then(NonZeroU32::new) else { return Ok(None) };
         let holds = rate.saturating_mul(NonZeroU32::MIN.saturating_add(BURST_SECONDS - 1));
-        let bucket = self.0.get_with((caller.app_id().uuid(), rate.get()), || {
+        let bucket = self.0.get_with((caller.budget_id(), rate.get()), || {
             let quota = Quota::per_second(rate).allow_burst(holds);
             Arc::new(RateLimiter::direct(quota).with_middleware::<StateInformationMiddleware>())
         });
@@ -102,6 +102,17 @@ mod tests {
         let Err(Exhausted::For(wait)) = budgets.take(&one, 50) else { panic!("there are five left") };
         assert!((8.0..=9.0).contains(&wait.as_secs_f64()), "{wait:?}");
         assert!(budgets.take(&other, 50).is_ok());
+    }
+
+    #[test]
+    fn a_shopper_takes_nothing_out_of_the_app_that_has_placed_its_order() {
+        let (budgets, app) = (Budgets::default(), caller(Some(5)));
+        let shopper = |order_id| Caller::shopper(app.app_id(), order_id, Some(5));
+        let order_id = Uuid::now_v7();
+        assert!(budgets.take(&shopper(order_id), 50).is_ok());
+        assert!(budgets.take(&shopper(order_id), 50).is_err(), "it has a budget of its own");
+        assert!(budgets.take(&shopper(Uuid::now_v7()), 50).is_ok());
+        assert!(budgets.take(&app, 50).is_ok());
     }
 
     #[test]

@@ -19,6 +19,7 @@ use moka::sync::Cache;
 use sea_orm::{DatabaseConnection, DbErr};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use uuid::Uuid;
@@ -43,6 +44,9 @@ const NOTE_USE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The longest credential that is looked at, in bytes.
 const MAX_CREDENTIAL_BYTES: usize = 8 * 1024;
+
+/// Credentials that are looked up in the database at a time.
+const MAX_LOOK_UPS: usize = 4;
 
 /// The header for keys beside `Authorization`.
 const KEY_HEADER: &str = "x-api-key";
@@ -87,8 +91,10 @@ impl Credential {
     ///
     /// # Errors
     /// The same as of headers.
-    pub(crate) fn of_payload(payload: Option<&serde_json::Value>) -> Result<Option<Self>, Denied> {
-        let Some(serde_json::Value::Object(fields)) = payload else { return Ok(None) };
+    pub(crate) fn of_payload(
+        payload: Option<&serde_json::Map<String, serde_json::Value>>,
+    ) -> Result<Option<Self>, Denied> {
+        let Some(fields) = payload else { return Ok(None) };
         let mut found = None;
         for (name, value) in fields {
             let is_authorization = name.eq_ignore_ascii_case(AUTHORIZATION.as_str());
@@ -138,6 +144,8 @@ struct Parts {
     /// By SHA-256 of the credential, so that no secret lies about in memory.
     remembered: Cache<[u8; 32], Answer>,
     used: Mutex<HashSet<Uuid>>,
+    /// Whoever tries keys at random waits here, and not in the pool where requests wait.
+    look_ups: Semaphore,
 }
 
 /// What the door has found out about a credential.
@@ -168,7 +176,15 @@ impl Door {
         let secret = store::signing_secret(&db).await?;
         let order_tokens = OrderTokens::new(&secret, TimeDelta::days(i64::from(settings.order_token_days)));
         let remembered = Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(REMEMBER_FOR).build();
-        let parts = Parts { db, settings, order_tokens, provider, remembered, used: Mutex::default() };
+        let parts = Parts {
+            db,
+            settings,
+            order_tokens,
+            provider,
+            remembered,
+            used: Mutex::default(),
+            look_ups: Semaphore::new(MAX_LOOK_UPS),
+        };
         let door = Self(Arc::new(parts));
         let notes = door.clone().note_use_forever();
         tokio::spawn(shutdown.run_until_cancelled_owned(notes));
@@ -207,6 +223,11 @@ impl Door {
         answer.caller
     }
 
+    /// Whether it lets everybody in.
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.settings.dev_anonymous
+    }
+
     /// Makes the access token of an order.
     pub(crate) fn issue_order_token(&self, order_id: Uuid) -> String {
         self.0.order_tokens.issue(order_id, Utc::now())
@@ -231,6 +252,7 @@ impl Door {
     }
 
     async fn look_up_key(&self, secret: &Secret) -> Result<Answer, Denied> {
+        let _permit = self.permit().await;
         let found = store::find_credential(&self.0.db, secret.prefix()).await.map_err(unavailable)?;
         let credential = found.ok_or(Denied::Unauthenticated)?;
         if !bool::from(credential.secret_hash.ct_eq(&secret.hash())) {
@@ -262,11 +284,18 @@ impl Door {
 
     async fn look_up_order_token(&self, text: &str) -> Result<Answer, Denied> {
         let token = self.0.order_tokens.read(text, Utc::now()).ok_or(Denied::Unauthenticated)?;
+        let _permit = self.permit().await;
         let app = store::app_of_order_token(&self.0.db, token.order_id, token.made_at).await;
         let app = app.map_err(unavailable)?.ok_or(Denied::Unauthenticated)?;
-        let points = self.points_of(&app);
+        // Not the app's own number: an app without a limit is trusted, whoever has a link to its orders is not.
+        let points = Some(self.0.settings.points_per_second).filter(|points| *points > 0);
         let caller = Caller::shopper(domain::id::AppId::from_uuid(app.id), token.order_id, points);
         Ok(Answer { caller: Ok(caller), ends_at: Some(token.expires_at) })
+    }
+
+    async fn permit(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed; were it, looking up without a permit would still be right.
+        self.0.look_ups.acquire().await.ok()
     }
 
     /// What flows back into the app's budget in a second; `None` for no limit.
@@ -335,7 +364,9 @@ mod tests {
 
     #[test]
     fn a_payload_is_read_as_headers_are() {
-        let read = |payload| Credential::of_payload(Some(&payload)).map(|found| found.map(|one| one.0));
+        let read = |payload: serde_json::Value| {
+            Credential::of_payload(payload.as_object()).map(|found| found.map(|one| one.0))
+        };
         assert_eq!(read(json!({ "Authorization": "Bearer k" })), Ok(Some("k".to_owned())));
         assert_eq!(read(json!({ "X-Api-Key": "k", "other": 1 })), Ok(Some("k".to_owned())));
         assert_eq!(read(json!({})), Ok(None));

@@ -77,12 +77,13 @@ impl Caller {
         Self(Arc::new(Facts { app_id, app_name, scopes, visibility, points_per_second, kind }))
     }
 
-    /// A shopper, who sees one order and nothing personal: a link with its token may have been passed on.
+    /// A shopper, who follows one order and sees nothing personal: a link with its token may have been passed on. It has no
+    /// scope: what it may do is what [`MayFollow`] opens.
     pub fn shopper(app_id: AppId, order_id: Uuid, points_per_second: Option<u32>) -> Self {
         Self(Arc::new(Facts {
             app_id,
             app_name: "shopper".to_owned(),
-            scopes: [Scope::OrdersRead].into_iter().collect(),
+            scopes: Scopes::default(),
             visibility: Visibility::Order(order_id),
             points_per_second,
             kind: Kind::Shopper { order_id },
@@ -131,6 +132,15 @@ impl Caller {
         self.0.points_per_second
     }
 
+    /// Whose budget its requests come out of. A shopper's is a budget of the order's own: whoever has a link to one order
+    /// must not be able to use up what the shop lives on.
+    pub(crate) fn budget_id(&self) -> Uuid {
+        match self.0.kind {
+            Kind::Shopper { order_id } => order_id,
+            Kind::App { .. } | Kind::Anonymous => self.0.app_id.uuid(),
+        }
+    }
+
     /// By what it is known.
     pub fn kind(&self) -> Kind {
         self.0.kind
@@ -153,6 +163,36 @@ pub(crate) fn caller<'ctx>(ctx: &Context<'ctx>) -> Result<&'ctx Caller> {
     })
 }
 
+/// Opens a field to whoever may follow an order: apps that read orders, and the shopper with the order's token.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MayFollow;
+
+impl Guard for MayFollow {
+    async fn check(&self, ctx: &Context<'_>) -> Result<()> {
+        match caller(ctx)?.kind() {
+            Kind::Shopper { .. } => Ok(()),
+            _ => Needs([Scope::OrdersRead]).check(ctx).await,
+        }
+    }
+}
+
+/// Opens a field to every app, whatever its scopes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NeedsApp;
+
+impl Guard for NeedsApp {
+    async fn check(&self, ctx: &Context<'_>) -> Result<()> {
+        match caller(ctx)?.kind() {
+            Kind::Shopper { .. } => Err(forbidden("this is for apps".to_owned())),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn forbidden(message: String) -> Error {
+    Error::new(message).extend_with(|_, extensions| extensions.set("code", FORBIDDEN))
+}
+
 /// Opens a field to callers with at least one of these scopes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Needs<const N: usize>(pub(crate) [Scope; N]);
@@ -165,6 +205,6 @@ impl<const N: usize> Guard for Needs<N> {
         }
         let scopes = self.0.map(Scope::name).join(" or ");
         let message = format!("this needs the scope {scopes}, which the caller does not have");
-        Err(Error::new(message).extend_with(|_, extensions| extensions.set("code", FORBIDDEN)))
+        Err(forbidden(message))
     }
 }

@@ -2,7 +2,7 @@
 
 use async_graphql::{Context, ID, Object, Result, SimpleObject};
 
-use crate::access::caller;
+use crate::access::{NeedsApp, caller};
 
 /// Tells callers who they are.
 #[derive(Debug, Default)]
@@ -10,7 +10,8 @@ pub(crate) struct ViewerQuery;
 
 #[Object]
 impl ViewerQuery {
-    /// Returns who is calling, and what they may do.
+    /// Returns which app is calling, and what it may do.
+    #[graphql(guard = "NeedsApp")]
     async fn viewer(&self, ctx: &Context<'_>) -> Result<Viewer> {
         let caller = caller(ctx)?;
         Ok(Viewer {

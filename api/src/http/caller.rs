@@ -1,13 +1,16 @@
 //! Who sends a request, told from its headers.
 
-use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::extract::Request;
+use axum::http::header::{HOST, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::graphql::Refused;
+use super::answer::Refused;
 use crate::access::door::{Credential, Denied};
-use crate::access::{Caller, UNAUTHENTICATED};
+use crate::access::{Caller, FORBIDDEN, UNAUTHENTICATED};
 use crate::app::App;
+use crate::config::is_loopback;
 use crate::graphql::error::UNAVAILABLE;
 
 /// What a client without a good credential is told, whatever is wrong with the one it has.
@@ -25,6 +28,17 @@ pub(super) async fn identify(
     let credential = Credential::of_headers(headers).map_err(IntoResponse::into_response)?;
     let caller = app.door().identify(credential.as_ref()).await.map_err(IntoResponse::into_response)?;
     Ok((caller, credential))
+}
+
+/// Refuses requests for another name than this machine's, where everybody is let in: a page from elsewhere can have its own
+/// name lead here, and would be of our origin.
+pub(super) async fn only_for_this_machine(request: Request, next: Next) -> Response {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    if host.is_some_and(is_loopback) {
+        return next.run(request).await;
+    }
+    let message = "with --dev-anonymous, requests must be for localhost or a loopback address";
+    Refused::new(StatusCode::FORBIDDEN, FORBIDDEN, message).into_response()
 }
 
 impl IntoResponse for Denied {

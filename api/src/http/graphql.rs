@@ -1,53 +1,36 @@
 //! GraphQL requests over plain HTTP, after the GraphQL-over-HTTP specification.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
+use async_graphql::Request;
 use async_graphql::http::GraphiQLSource;
 use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, OperationType};
-use async_graphql::{Request, ServerError, Value};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Query, State};
-use axum::http::header::{
-    ACCEPT, ALLOW, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER, UPGRADE,
-};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, UPGRADE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::error::Category;
 
+use super::accept::{self, Format};
+use super::answer::{Refused, answer};
 use super::{caller, sse, ws};
+use crate::access::Caller;
 use crate::access::door::Credential;
-use crate::access::{Caller, FORBIDDEN};
 use crate::app::App;
-use crate::graphql::error::{INTERNAL, OVERLOADED, RequestId, UNAVAILABLE};
-use crate::graphql::{PARSE_FAILED, QUERY_TOO_COMPLEX, QUERY_TOO_COSTLY, RATE_LIMITED, ResumeAfter, TIMEOUT};
+use crate::graphql::ResumeAfter;
+use crate::graphql::error::RequestId;
 
 /// The largest body, in bytes. An order of 250 lines needs a fifth of it.
 const MAX_BODY: usize = 100_000;
 
-/// The most errors of one answer.
-const MAX_ERRORS: usize = 20;
-
-/// The longest message of an error, in characters.
-const MAX_ERROR_CHARS: usize = 1_000;
-
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Data and errors: what a draft of the GraphQL-over-HTTP specification proposes for a partial success.
-const PARTIAL_SUCCESS: u16 = 294;
-
-/// Seconds after which a client that was sent away may come back.
-const RETRY_AFTER_SECONDS: &str = "1";
-
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const GRAPHQL_RESPONSE: HeaderValue =
-    HeaderValue::from_static("application/graphql-response+json; charset=utf-8");
 
 /// The page loads GraphiQL from where the library's template says; nothing else of ours runs scripts.
 const GRAPHIQL_POLICY: HeaderValue = HeaderValue::from_static(
@@ -89,7 +72,7 @@ pub(super) async fn get(
     }
     let answered = async {
         let Query(query) = query.map_err(|error| Refused::bad_request(error.body_text()))?;
-        if query.query.is_none() && accepts(&headers, "text/html") {
+        if query.query.is_none() && accept::names(&headers, "text", "html") {
             return Ok(graphiql());
         }
         let format = Format::of(&headers)?;
@@ -108,11 +91,9 @@ pub(super) async fn get(
 
 /// Answers every other method.
 pub(super) async fn other_method() -> Response {
-    let message = "send a query as JSON with POST, or as ?query= with GET";
-    let refused = Refused::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message);
-    let mut response = refused.into_response();
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST"));
-    response
+    let message = "this path does not take the method; see the header allow";
+    // The router adds which methods the path has.
+    Refused::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message).into_response()
 }
 
 /// Answers every path that is not there.
@@ -152,52 +133,6 @@ fn resume_after(headers: &HeaderMap) -> Result<Option<ResumeAfter>, Refused> {
     match sequence {
         Some(sequence) => Ok(Some(ResumeAfter(sequence))),
         None => Err(Refused::bad_request("last-event-id must be the sequence of an event, such as 3")),
-    }
-}
-
-/// How an answer is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
-    /// `application/json`: the status speaks of the HTTP exchange alone; older clients rely on it.
-    Json,
-    /// `application/graphql-response+json`: the status speaks of the request as well.
-    GraphqlResponse,
-    /// `text/event-stream`.
-    EventStream,
-}
-
-impl Format {
-    /// Chooses by `Accept`: the media type of ours that it prefers, the first of those that it prefers alike.
-    ///
-    /// # Errors
-    /// 406 where it takes none of them.
-    fn of(headers: &HeaderMap) -> Result<Self, Refused> {
-        let mut best: Option<(f32, Self)> = None;
-        let values = headers.get_all(ACCEPT).iter();
-        let mut says_anything = false;
-        for range in values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')) {
-            says_anything = true;
-            let mut parts = range.split(';').map(str::trim);
-            let format = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
-                "application/graphql-response+json" => Self::GraphqlResponse,
-                "application/json" | "application/*" | "*/*" => Self::Json,
-                "text/event-stream" | "text/*" => Self::EventStream,
-                _ => continue,
-            };
-            let quality = parts.find_map(|part| part.strip_prefix("q=")?.parse::<f32>().ok()).unwrap_or(1.0);
-            if quality > 0.0 && best.is_none_or(|(other, _)| quality > other) {
-                best = Some((quality, format));
-            }
-        }
-        match best {
-            Some((_, format)) => Ok(format),
-            None if !says_anything => Ok(Self::Json),
-            None => Err(Refused::new(
-                StatusCode::NOT_ACCEPTABLE,
-                "NOT_ACCEPTABLE",
-                "accept one of application/graphql-response+json, application/json and text/event-stream",
-            )),
-        }
     }
 }
 
@@ -241,7 +176,7 @@ impl GetQuery {
             return Ok(request);
         }
         let message = "only queries may be sent with GET; use POST";
-        Err(Refused::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message))
+        Err(Refused::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message).allowing("POST"))
     }
 }
 
@@ -258,16 +193,21 @@ async fn read_request(headers: &HeaderMap, body: Body) -> Result<Request, Refuse
     let announced =
         headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > MAX_BODY) {
-        return Err(Refused::too_large());
+        return Err(too_large());
     }
     match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, MAX_BODY)).await {
         Ok(Ok(body)) => parse_body(&body),
-        Ok(Err(_)) => Err(Refused::too_large()),
+        Ok(Err(_)) => Err(too_large()),
         Err(_) => {
             let message = "the body took too long to arrive";
             Err(Refused::new(StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT", message))
         }
     }
+}
+
+fn too_large() -> Refused {
+    let message = format!("the body must not be larger than {MAX_BODY} bytes");
+    Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", message)
 }
 
 fn parse_body(body: &[u8]) -> Result<Request, Refused> {
@@ -287,172 +227,8 @@ fn parse_body(body: &[u8]) -> Result<Request, Refused> {
 }
 
 async fn execute(app: &App, caller: Caller, request: Request, format: Format) -> Response {
-    let mut response = app.graphql().execute(caller, request).await;
-    bound_errors(&mut response.errors);
-    let is_request_error = is_request_error(&response);
-    let body = Answer {
-        errors: &response.errors,
-        // A request that was never executed has no data, not even null (GraphQL specification, section 7.1).
-        data: (!is_request_error).then_some(&response.data),
-        extensions: &response.extensions,
-    };
-    let status = status_of(&response, is_request_error, format, app.sends_294());
-    let content_type = if format == Format::GraphqlResponse { GRAPHQL_RESPONSE } else { JSON };
-    let mut answer = respond(status, content_type, &body);
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
-    }
-    if let Some(seconds) = response.errors.iter().find_map(retry_after_seconds) {
-        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    answer
-}
-
-/// The status of an answer.
-fn status_of(
-    response: &async_graphql::Response,
-    is_request_error: bool,
-    format: Format,
-    sends_294: bool,
-) -> StatusCode {
-    let has = |code: &str| response.errors.iter().any(|error| code_of(error) == Some(code));
-    if response.data == Value::Null && response.errors.iter().any(means_later) {
-        return StatusCode::SERVICE_UNAVAILABLE;
-    }
-    if has(RATE_LIMITED) {
-        return StatusCode::TOO_MANY_REQUESTS;
-    }
-    if has(QUERY_TOO_COSTLY) {
-        return StatusCode::BAD_REQUEST;
-    }
-    if format != Format::GraphqlResponse || response.is_ok() {
-        return StatusCode::OK;
-    }
-    if response.data != Value::Null {
-        // Partial success, as the draft of the specification numbers it.
-        return match StatusCode::from_u16(PARTIAL_SUCCESS) {
-            Ok(status) if sends_294 => status,
-            _ => StatusCode::OK,
-        };
-    }
-    if has(PARSE_FAILED) || has(QUERY_TOO_COMPLEX) {
-        StatusCode::BAD_REQUEST
-    } else if has(FORBIDDEN) {
-        StatusCode::FORBIDDEN
-    } else if has(INTERNAL) || has(TIMEOUT) {
-        StatusCode::INTERNAL_SERVER_ERROR
-    } else if is_request_error {
-        // It was parsed, and does not fit the schema or its variables.
-        StatusCode::UNPROCESSABLE_ENTITY
-    } else {
-        StatusCode::OK
-    }
-}
-
-/// The seconds after which a request that was sent away for lack of points may come back.
-fn retry_after_seconds(error: &ServerError) -> Option<u64> {
-    match error.extensions.as_ref()?.get("retryAfterSeconds") {
-        Some(Value::Number(seconds)) => seconds.as_u64(),
-        _ => None,
-    }
-}
-
-fn code_of(error: &ServerError) -> Option<&str> {
-    match error.extensions.as_ref()?.get("code") {
-        Some(Value::String(code)) => Some(code),
-        _ => None,
-    }
-}
-
-/// Keeps an answer from being larger than its question: a query of ten thousand mistakes has as many errors, and a
-/// syntax error quotes the line it is in.
-fn bound_errors(errors: &mut Vec<ServerError>) {
-    errors.truncate(MAX_ERRORS);
-    for error in errors {
-        if let Some((end, _)) = error.message.char_indices().nth(MAX_ERROR_CHARS) {
-            error.message.truncate(end);
-        }
-    }
-}
-
-/// Whether the request was refused before any field was executed: then no error has a path.
-fn is_request_error(response: &async_graphql::Response) -> bool {
-    response.data == Value::Null
-        && response.errors.iter().all(|error| error.path.is_empty())
-        && response.is_err()
-}
-
-/// Whether there is nothing but errors.
-pub(super) fn has_no_data(response: &async_graphql::Response) -> bool {
-    response.is_err() && response.data == Value::Null
-}
-
-fn means_later(error: &ServerError) -> bool {
-    matches!(code_of(error), Some(UNAVAILABLE | OVERLOADED))
-}
-
-/// A GraphQL response, errors first, so that whoever reads a long one sees them.
-#[derive(Serialize)]
-struct Answer<'a> {
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    errors: &'a [ServerError],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<&'a Value>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    extensions: &'a BTreeMap<String, Value>,
-}
-
-fn respond(status: StatusCode, content_type: HeaderValue, body: &Answer<'_>) -> Response {
-    match serde_json::to_vec(body) {
-        Ok(body) => (status, [(CONTENT_TYPE, content_type)], body).into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-    }
-}
-
-/// A request that does not come to execution. The answer is a GraphQL response with one error.
-#[derive(Debug)]
-pub(super) struct Refused {
-    status: StatusCode,
-    code: &'static str,
-    message: String,
-}
-
-impl Refused {
-    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
-    }
-
-    pub(super) fn bad_request(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message)
-    }
-
-    fn unprocessable(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "BAD_REQUEST", message)
-    }
-
-    fn too_large() -> Self {
-        let message = format!("the body must not be larger than {MAX_BODY} bytes");
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", message)
-    }
-}
-
-impl From<Refused> for Response {
-    fn from(refused: Refused) -> Self {
-        refused.into_response()
-    }
-}
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let body = serde_json::json!({
-            "errors": [{ "message": self.message, "extensions": { "code": self.code } }]
-        });
-        let mut response = (self.status, [(CONTENT_TYPE, JSON)], body.to_string()).into_response();
-        if self.status == StatusCode::METHOD_NOT_ALLOWED {
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
-        }
-        response
-    }
+    let response = app.graphql().execute(caller, request).await;
+    answer(&response, format, app.sends_294())
 }
 
 /// Whether a content type is JSON in UTF-8, which JSON is unless somebody says otherwise.
@@ -466,14 +242,6 @@ fn is_json(value: Option<&HeaderValue>) -> bool {
             }
             _ => true,
         })
-}
-
-/// Whether `Accept` names the media type; a wildcard does not count, since each answer has a default.
-fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
-    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    values
-        .flat_map(|value| value.split(','))
-        .any(|range| range.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(media_type))
 }
 
 #[cfg(test)]
@@ -540,32 +308,5 @@ mod tests {
             status("subscription { orderStatus(id: 1) { sequence } }", None),
             StatusCode::METHOD_NOT_ALLOWED
         );
-    }
-
-    #[test]
-    fn the_format_is_the_one_that_the_client_prefers() {
-        let of = |accept| Format::of(&headers(ACCEPT, accept)).ok();
-        assert_eq!(Format::of(&HeaderMap::new()).ok(), Some(Format::Json));
-        assert_eq!(of("*/*"), Some(Format::Json));
-        assert_eq!(
-            of("application/graphql-response+json, application/json;q=0.9"),
-            Some(Format::GraphqlResponse)
-        );
-        assert_eq!(of("application/graphql-response+json;q=0.5, application/json"), Some(Format::Json));
-        assert_eq!(of("text/event-stream"), Some(Format::EventStream));
-        for none in ["text/html", "application/json;q=0", "image/png, audio/*"] {
-            assert_eq!(of(none), None, "{none}");
-        }
-    }
-
-    #[test]
-    fn accept_is_read_range_by_range() {
-        let browser = headers(ACCEPT, "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8");
-        assert!(accepts(&browser, "text/html"));
-        assert!(!accepts(&browser, "text/event-stream"));
-        assert!(accepts(
-            &headers(ACCEPT, "Application/GraphQL-Response+JSON; q=1"),
-            "application/graphql-response+json"
-        ));
     }
 }

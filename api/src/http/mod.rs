@@ -35,6 +35,8 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use crate::app::App;
 use crate::graphql::error::INTERNAL;
 
+mod accept;
+mod answer;
 mod caller;
 mod graphql;
 mod health;
@@ -66,7 +68,8 @@ impl fmt::Debug for RenderMetrics {
 /// Returns the routes of the application.
 pub fn router(app: App, metrics: RenderMetrics) -> Router {
     let graphql = get(graphql::get).post(graphql::post).fallback(graphql::other_method);
-    Router::new()
+    let is_open = app.door().is_open();
+    let router = Router::new()
         .route("/", get(async || Redirect::temporary("/graphql")))
         .route("/graphql", graphql)
         .layer(in_answers(CACHE_CONTROL, "no-store"))
@@ -81,7 +84,11 @@ pub fn router(app: App, metrics: RenderMetrics) -> Router {
         .layer(in_answers(X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(in_answers(REFERRER_POLICY, "no-referrer"))
         .layer(in_answers(CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
-        .layer(axum::middleware::from_fn(request_id::assign))
+        .layer(axum::middleware::from_fn(request_id::assign));
+    match is_open {
+        true => router.layer(axum::middleware::from_fn(caller::only_for_this_machine)),
+        false => router,
+    }
 }
 
 /// Puts a header into each answer that has none of its name.
@@ -110,5 +117,5 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Answers a request whose handler panicked. The panic's own message is in the log already.
 fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
-    graphql::Refused::new(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL, "internal error").into_response()
+    answer::Refused::new(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL, "internal error").into_response()
 }

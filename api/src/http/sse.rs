@@ -4,6 +4,7 @@
 //! A stream that ends without `complete` was broken off: the client subscribes again, after the last sequence it has
 //! seen.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt, stream};
 use serde::Serialize;
 
-use super::graphql::has_no_data;
+use super::answer::has_no_data;
 use crate::access::Caller;
 use crate::access::door::{Credential, Denied, LOOK_AGAIN_AFTER};
 use crate::app::App;
@@ -38,7 +39,9 @@ pub(super) fn respond(
             };
             if has_no_data(&response) {
                 // A request that was refused has no data, not even null.
-                return event.json_data(Refusal { errors: &response.errors }).unwrap_or_default();
+                return event
+                    .json_data(Refusal { errors: &response.errors, extensions: &response.extensions })
+                    .unwrap_or_default();
             }
             event.json_data(response).unwrap_or_default()
         })
@@ -52,12 +55,14 @@ pub(super) fn respond(
 #[derive(Serialize)]
 struct Refusal<'a> {
     errors: &'a [ServerError],
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    extensions: &'a BTreeMap<String, Value>,
 }
 
-/// The sequence in an answer of `orderStatus`, if it was selected by that name.
+/// The sequence of the event in an answer, under whatever name the subscription's one field was asked for.
 fn sequence_of(response: &async_graphql::Response) -> Option<i64> {
     let Value::Object(data) = &response.data else { return None };
-    let Some(Value::Object(update)) = data.get("orderStatus") else { return None };
+    let Some(Value::Object(update)) = data.values().next() else { return None };
     match update.get("sequence") {
         Some(Value::Number(sequence)) => sequence.as_i64(),
         _ => None,

@@ -22,7 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout
 use tokio_stream::StreamMap;
 use tracing::debug;
 
-use super::graphql::{Refused, has_no_data};
+use super::answer::{Refused, has_no_data};
 use crate::access::door::{Credential, Denied, LOOK_AGAIN_AFTER};
 use crate::access::{Caller, FORBIDDEN};
 use crate::app::App;
@@ -93,7 +93,7 @@ pub(super) fn upgrade(
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum ClientMessage {
-    ConnectionInit { payload: Option<serde_json::Value> },
+    ConnectionInit { payload: Option<serde_json::Map<String, serde_json::Value>> },
     Ping { payload: Option<serde_json::Value> },
     Pong,
     Subscribe { id: String, payload: Box<Request> },
@@ -272,6 +272,9 @@ impl Session {
     async fn subscribe(&mut self, caller: Caller, id: String, request: Request) -> Result<(), End> {
         if id.is_empty() || id.len() > MAX_ID {
             return Err(End::bad_message(format!("an id must have 1 to {MAX_ID} bytes")));
+        }
+        if request.query.is_empty() && !request.extensions.contains_key("persistedQuery") {
+            return Err(End::bad_message("a subscribe message has a query"));
         }
         if self.operations.contains_key(&id) {
             return Err(End::Close(4409, format!("Subscriber for {id} already exists").into()));

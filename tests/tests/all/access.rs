@@ -310,3 +310,66 @@ async fn the_command_line_makes_lists_and_revokes_keys() {
     }
     shop.close().await;
 }
+
+#[tokio::test]
+async fn a_shopper_cannot_use_up_what_the_shop_lives_on() {
+    let shop = Shop::open_with(|args| {
+        args.access.dev_anonymous = false;
+        args.access.points_per_second = 1;
+    })
+    .await;
+    let app =
+        domain::app::store::create_app(&shop.db.connection(), "shop front", Some(100)).await.expect("an app");
+    let app = shop.with(&key_of(&shop.db.connection(), app.id, &[Scope::OrdersWrite], &[]).await.secret);
+    let place =
+        "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { order { id } accessToken } }";
+    let input = order("a", [("SKU-1", 1)]).settled().into_value();
+    let placed = app.execute(place, json!({ "input": input })).await["placeOrder"].take();
+    let shopper = shop.with(placed["accessToken"].as_str().expect("a token"));
+    let read = "query ($id: ID!) { getOrder(id: $id) { status totals { total { amount } } } }";
+    let mut statuses = Vec::new();
+    for _ in 0..10 {
+        statuses.push(shopper.send(read, json!({ "id": placed["order"]["id"] })).await.0);
+    }
+    assert!(statuses.contains(&StatusCode::TOO_MANY_REQUESTS), "its own budget is spent: {statuses:?}");
+    let input = order("b", [("SKU-1", 1)]).settled().into_value();
+    app.execute(place, json!({ "input": input })).await;
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_row_filter_lets_an_app_look_and_not_touch() {
+    let shop = closed_shop().await;
+    let db = shop.db.connection();
+    let owner = key(&shop, "owner", &[Scope::OrdersWrite]).await;
+    let partner = key(&shop, "partner", &[Scope::OrdersWrite]).await;
+    let partner = key_of(&db, partner.app_id, &[Scope::OrdersWrite], &[owner.app_id]).await;
+    let place =
+        "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { order { id } accessToken } }";
+    let input = order("a", [("SKU-1", 1)]).settled().into_value();
+    let placed =
+        shop.with(&owner.secret).execute(place, json!({ "input": input })).await["placeOrder"].take();
+    let id = json!({ "id": placed["order"]["id"] });
+    let read = "query ($id: ID!) { getOrder(id: $id) { status } }";
+    assert!(shop.with(&partner.secret).execute(read, id.clone()).await["getOrder"].is_object());
+    let revoke =
+        "mutation ($id: ID!) { revokeOrderAccessTokens(orderId: $id) { revoked userErrors { code } } }";
+    let refused = shop.with(&partner.secret).execute(revoke, id.clone()).await;
+    assert_eq!(refused["revokeOrderAccessTokens"]["revoked"], false, "{refused}");
+    let shopper = shop.with(placed["accessToken"].as_str().expect("a token"));
+    assert!(shopper.execute(read, id.clone()).await["getOrder"].is_object());
+    let revoked = shop.with(&owner.secret).execute(revoke, id).await;
+    assert_eq!(revoked["revokeOrderAccessTokens"]["revoked"], true);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn where_everybody_is_let_in_a_page_that_leads_its_own_name_here_is_not() {
+    let shop = Shop::open().await;
+    for (host, status) in [("evil.example", 403), ("localhost:1", 200), ("127.0.0.1", 200), ("[::1]:80", 200)]
+    {
+        let request = shop.post().header("host", host).json(&json!({ "query": "{ __typename }" }));
+        assert_eq!(request.send().await.expect("an answer").status().as_u16(), status, "{host}");
+    }
+    shop.close().await;
+}

@@ -193,7 +193,7 @@ async fn other_methods_and_paths_are_refused_in_json() {
         let url = format!("http://{}/graphql", shop.addr());
         let answer = http.request(method, url).send().await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
-        assert_eq!(answer.headers()[ALLOW], "GET, POST");
+        assert_eq!(answer.headers()[ALLOW], "GET,HEAD,POST");
         assert!(answer.json::<Value>().await.expect("JSON")["errors"].is_array());
     }
     let answer = shop.get("/nowhere").send().await.expect("an answer");

@@ -330,6 +330,52 @@ async fn what_belongs_to_another_app_does_not_exist_anywhere_in_the_schema() {
     shop.close().await;
 }
 
+#[tokio::test]
+async fn the_token_of_an_order_opens_two_fields_of_the_schema() {
+    let shop = Shop::open_with(|args| {
+        args.access.dev_anonymous = false;
+        // The walk asks for more than a shopper does.
+        args.access.points_per_second = 0;
+    })
+    .await;
+    let app = app_with_key(&shop.db.connection(), "app", &[Scope::OrdersWrite]).await;
+    let app = shop.with(&app.secret);
+    let place = "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { order { id number } accessToken } }";
+    let mut placed = Vec::new();
+    for key in ["own", "other"] {
+        let input = order(key, [("SKU-1", 1)]).with("email", json!(format!("{key}@a.example"))).settled();
+        placed.push(app.execute(place, json!({ "input": input.into_value() })).await["placeOrder"].take());
+    }
+    let values = Values {
+        ids: placed.iter().map(|placed| text(&placed["order"]["id"]).to_owned()).collect(),
+        strings: vec!["own".to_owned(), "SKU-1".to_owned()],
+        numbers: vec![placed[0]["order"]["number"].as_i64().expect("a number")],
+    };
+    let (schema, shopper) = (Schema::of(&app).await, shop.with(text(&placed[0]["accessToken"])));
+    let mut opened = Vec::new();
+    for (kind, root) in &schema.roots {
+        for field in schema.fields(root) {
+            let name = text(&field["name"]);
+            for query in schema.requests(kind, field, &values) {
+                let answer = ask(&shopper, kind, &query).await;
+                assert!(!answer.contains("@a.example"), "{query}: {answer}");
+                // A value that is none is refused before anybody asks whether the field is open.
+                let codes = ["FORBIDDEN", "GRAPHQL_VALIDATION_FAILED", "INVALID_INPUT"];
+                if codes.iter().any(|code| answer.contains(code)) && !answer.contains("\"data\":{") {
+                    continue;
+                }
+                opened.push(name.to_owned());
+                // Of the two orders it is told of its own.
+                let is_of_other = query.contains(&values.ids[1]);
+                assert_eq!(answer.contains("\"sequence\":"), !is_of_other, "{query}: {answer}");
+            }
+        }
+    }
+    opened.dedup();
+    assert_eq!(opened, ["getOrder", "orderStatus"]);
+    shop.close().await;
+}
+
 fn field_of<'a>(schema: &'a Schema, name: &str) -> &'a Value {
     schema.fields("Query").iter().find(|field| field["name"] == name).expect("a root")
 }

@@ -181,3 +181,50 @@ async fn a_variable_that_may_be_left_out_may_be_left_out() {
     assert_eq!(shop.execute(query, json!({})).await["orders"]["nodes"], json!([]));
     shop.close().await;
 }
+
+#[tokio::test]
+async fn a_query_that_takes_too_long_is_told_so() {
+    let shop = Shop::open_with(|args| args.limits.query_timeout_ms = 200).await;
+    let mut lock = shop.db.pool().begin().await.expect("a transaction");
+    sqlx::query("LOCK TABLE products").execute(&mut *lock).await.expect("the lock");
+    let (_, answer) = shop.send("{ products(first: 1) { nodes { sku } } }", json!({})).await;
+    assert_eq!(code(&answer), "TIMEOUT", "{answer}");
+    lock.rollback().await.expect("the lock goes");
+    shop.execute("{ products(first: 1) { nodes { sku } } }", json!({})).await;
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn each_error_has_a_code() {
+    let shop = Shop::open().await;
+    for (query, expected) in [
+        ("{ nonsense }", "GRAPHQL_VALIDATION_FAILED"),
+        ("{ __typename", "GRAPHQL_PARSE_FAILED"),
+        ("query ($id: ID!) { getOrder(id: $id) { id } }", "VARIABLE_MISSING"),
+        ("{ products(first: \"x\") { nodes { sku } } }", "GRAPHQL_VALIDATION_FAILED"),
+        ("{ products(first: 0) { nodes { sku } } }", "INVALID_INPUT"),
+        ("subscription { orderStatus(id: \"x\") { sequence } }", "SUBSCRIPTION_NEEDS_STREAM"),
+    ] {
+        let (_, answer) = shop.send(query, json!({})).await;
+        assert_eq!(code(&answer), expected, "{query}: {answer}");
+    }
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_query_is_known_by_its_hash() {
+    let shop = Shop::open().await;
+    let hash = "ecf4edb46db40b5132295c0291d62fb65d6759a9eedfa4d5d612dd5ec54a6b38";
+    let extensions = json!({ "persistedQuery": { "version": 1, "sha256Hash": hash } });
+    let send = async |body: Value| {
+        let answer = shop.post().json(&body).send().await.expect("an answer");
+        answer.json::<Value>().await.expect("JSON")
+    };
+    let unknown = send(json!({ "extensions": extensions })).await;
+    assert_eq!(code(&unknown), "PERSISTED_QUERY_NOT_FOUND");
+    let told = send(json!({ "query": "{__typename}", "extensions": extensions })).await;
+    assert_eq!(told["data"]["__typename"], "Query", "{told}");
+    let known = send(json!({ "extensions": extensions })).await;
+    assert_eq!(known["data"]["__typename"], "Query", "{known}");
+    shop.close().await;
+}

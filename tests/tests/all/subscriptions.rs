@@ -196,3 +196,30 @@ async fn a_viewer_of_a_stopping_server_is_told_and_resumes_at_the_next() {
     second.stop().await;
     db.close().await;
 }
+
+#[tokio::test]
+async fn an_event_stream_goes_on_after_the_last_event_that_the_client_names() {
+    let shop = Shop::open().await;
+    let id = shop.place(order("a", [("SKU-1", 1)]).settled()).await.id().to_owned();
+    let query = format!("subscription {{ story: orderStatus(id: \"{id}\") {{ sequence }} }}");
+    let stream = async |last_event_id: Option<&str>| {
+        let mut request = shop.post().header("accept", "text/event-stream").json(&json!({ "query": query }));
+        if let Some(last_event_id) = last_event_id {
+            request = request.header("last-event-id", last_event_id);
+        }
+        let response = within("an answer", request.send()).await.expect("the server answers");
+        let status = response.status().as_u16();
+        (status, within("the end of the stream", response.text()).await.expect("text"))
+    };
+    let ids = |text: &str| -> Vec<String> {
+        text.lines().filter_map(|line| line.strip_prefix("id: ")).map(str::to_owned).collect()
+    };
+    let (_, whole) = stream(None).await;
+    assert_eq!(ids(&whole), ["1", "2", "3", "4", "5", "6"]);
+    let (_, rest) = stream(Some("4")).await;
+    assert_eq!(ids(&rest), ["5", "6"], "{rest}");
+    assert!(rest.contains("event: complete"), "{rest}");
+    let (status, refused) = stream(Some("nonsense")).await;
+    assert_eq!(status, 400, "{refused}");
+    shop.close().await;
+}

@@ -15,7 +15,7 @@ use oms::config::{AccessArgs, DatabaseArgs};
 use oms::postgres::{self, PoolSettings};
 use oms::reader::Reader;
 use oms_tests::own_postgres::OwnPostgres;
-use oms_tests::{Shop, TestDatabase, order};
+use oms_tests::{Shop, TestDatabase, eventually, order};
 use saga::engine::{Definitions, Wakeups};
 use sea_orm::{ConnectionTrait, DatabaseConnection, SqlxPostgresConnector};
 use serde_json::{Value, json};
@@ -343,4 +343,22 @@ async fn a_database_user_that_may_make_roles_needs_no_superuser() {
         database.close().await.expect("the pool closes");
     }
     postgres.stop().await;
+}
+
+#[tokio::test]
+async fn a_look_that_is_given_up_while_it_begins_leaves_no_transaction_open() {
+    let db = TestDatabase::create().await;
+    let reader = Reader::new(connect_reader(&db).await);
+    let open = "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND application_name = 'oms reader' AND state LIKE 'idle in%'";
+    for step in 0..150 {
+        // Given up at each moment of beginning in turn: it takes a few hundred microseconds.
+        let time = std::time::Duration::from_micros(10 * step);
+        drop(tokio::time::timeout(time, reader.begin(&Visibility::All)).await);
+        eventually("no connection is left in a transaction", async || {
+            (db.number(open).await == 0).then_some(())
+        })
+        .await;
+    }
+    db.close().await;
 }

@@ -89,3 +89,40 @@ async fn a_socket_without_our_subprotocol_is_closed_with_4406_and_a_page_of_anot
     assert!(Socket::open_as(shop.addr(), protocol, Some(&own)).await.is_ok());
     shop.close().await;
 }
+
+#[tokio::test]
+async fn a_socket_carries_a_hundred_operations_and_messages_of_64_kilobytes() {
+    let shop = Shop::open().await;
+    // Its card never answers, so that its story does not end.
+    let id = shop.place(order("open", [("SKU-1", 1)]).card("tok_down")).await.id().to_owned();
+    let mut socket = Socket::connect(shop.addr()).await;
+    for n in 0..100 {
+        socket.subscribe(&n.to_string(), &id, Some(1_000)).await;
+    }
+    socket.subscribe("one more", &id, Some(1_000)).await;
+    let refused = loop {
+        let message = socket.receive().await.expect("the socket stays open");
+        if message["id"] == "one more" {
+            break message;
+        }
+    };
+    assert_eq!(refused["type"], "error", "{refused}");
+    assert!(refused["payload"][0]["message"].to_string().contains("100"), "{refused}");
+    socket.send(json!({ "type": "ping", "payload": { "long": "x".repeat(64 * 1024) } })).await;
+    assert_eq!(socket.receive().await, Err(1009));
+    shop.close_with_pending_orders().await;
+}
+
+#[tokio::test]
+async fn messages_that_are_none_close_the_socket() {
+    let shop = Shop::open().await;
+    for first in [json!({ "type": "connection_init", "payload": [] }), json!({ "type": "start" })] {
+        let mut socket = Socket::open(shop.addr()).await;
+        socket.send(first).await;
+        assert_eq!(socket.receive().await, Err(4400));
+    }
+    let mut socket = Socket::connect(shop.addr()).await;
+    socket.send(json!({ "id": "1", "type": "subscribe", "payload": {} })).await;
+    assert_eq!(socket.receive().await, Err(4400));
+    shop.close().await;
+}

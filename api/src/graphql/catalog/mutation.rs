@@ -15,6 +15,7 @@ use crate::access::Needs;
 use crate::app::Services;
 use crate::graphql::error::{OrReport, UserError};
 use crate::graphql::money::MoneyInput;
+use crate::run_to_end::run_to_end;
 
 /// Writes the catalog.
 #[derive(Debug, Default)]
@@ -42,7 +43,8 @@ impl CatalogMutation {
         if !untaxed.is_empty() {
             return Ok(UpsertProductsPayload::refused(untaxed));
         }
-        let rows = upsert(&services.db, &products).await;
+        let db = services.db.clone();
+        let rows = run_to_end(async move { upsert(&db, &products).await }).await;
         let products = rows.and_then(|rows| rows.into_iter().map(Product::try_from).collect());
         let products = products.or_report(ctx, "write products")?;
         Ok(UpsertProductsPayload { products, user_errors: Vec::new() })

@@ -98,10 +98,9 @@ pub(super) fn check(document: &ExecutableDocument, limits: &LimitArgs) -> Result
     for name in document.fragments.keys() {
         measuring.fragment(name)?;
     }
-    let Counts { aliases, directives, spreads } = measuring.counts;
+    let Counts { aliases, directives, .. } = measuring.counts;
     TooMuch::check("aliases", aliases, limits.max_aliases as usize)?;
-    TooMuch::check("directives", directives, limits.max_directives as usize)?;
-    TooMuch::check("fragment spreads", spreads, MAX_SPREADS)
+    TooMuch::check("directives", directives, limits.max_directives as usize)
 }
 
 /// What a selection set amounts to with its fragments in their places.
@@ -156,6 +155,8 @@ impl<'a> Measuring<'a> {
                 }
                 Selection::FragmentSpread(spread) => {
                     self.counts.spreads += 1;
+                    // At once: each may lead a level deeper into the recursion.
+                    TooMuch::check("fragment spreads", self.counts.spreads, MAX_SPREADS)?;
                     self.directives(&spread.node.directives);
                     self.fragment(&spread.node.fragment_name.node)?
                 }

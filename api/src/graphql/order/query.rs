@@ -1,10 +1,9 @@
 //! Reading orders.
 
 use async_graphql::{Context, ID, Object, Result};
-use domain::app::Scope;
 
 use super::{Order, load_order};
-use crate::access::Needs;
+use crate::access::MayFollow;
 use crate::graphql::ids;
 
 /// Reads orders.
@@ -14,7 +13,7 @@ pub(crate) struct OrderQuery;
 #[Object]
 impl OrderQuery {
     /// Returns the order with this id; null when there is none that the caller may see.
-    #[graphql(guard = "Needs([Scope::OrdersRead])")]
+    #[graphql(guard = "MayFollow")]
     async fn get_order(
         &self,
         ctx: &Context<'_>,

@@ -1,11 +1,10 @@
 //! Watching orders.
 
 use async_graphql::{Context, Error, ErrorExtensions, ID, Result, Subscription};
-use domain::app::Scope;
 use futures_util::{Stream, StreamExt};
 
 use super::{OrderStatusUpdate, load_order};
-use crate::access::{Needs, caller};
+use crate::access::{MayFollow, caller};
 use crate::app::Services;
 use crate::graphql::ResumeAfter;
 use crate::graphql::error::OrReport;
@@ -25,7 +24,7 @@ impl OrderSubscription {
     /// sequence. Ends after the event that settles the order.
     ///
     /// When the connection breaks, subscribe again with the last sequence you have seen as `after`.
-    #[graphql(guard = "Needs([Scope::OrdersRead])")]
+    #[graphql(guard = "MayFollow")]
     async fn order_status<'ctx>(
         &self,
         ctx: &'ctx Context<'ctx>,

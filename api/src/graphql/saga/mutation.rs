@@ -14,6 +14,7 @@ use crate::app::Services;
 use crate::graphql::error::{OrReport, UserError};
 use crate::graphql::{ids, page};
 use crate::operator;
+use crate::run_to_end::run_to_end;
 
 /// Acts on sagas.
 #[derive(Debug, Default)]
@@ -265,7 +266,11 @@ impl ResolveSagaPayload {
 
 /// Acts on the saga of an order, and wakes whoever waits for it.
 async fn act(services: &Services, order_id: Uuid, act: Act, operator: &Operator) -> Result<(), ActError> {
-    act_on_order(&services.db, &services.definitions, order_id, act, operator).await?;
+    let (services_too, operator) = (services.clone(), operator.clone());
+    run_to_end(async move {
+        act_on_order(&services_too.db, &services_too.definitions, order_id, act, &operator).await
+    })
+    .await?;
     services.wakeups.sagas_ready();
     services.wakeups.subjects_changed(vec![order_id]);
     Ok(())

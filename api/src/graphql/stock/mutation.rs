@@ -12,6 +12,7 @@ use crate::access::Needs;
 use crate::app::Services;
 use crate::database_error::violated_constraint;
 use crate::graphql::error::{OrReport, UserError};
+use crate::run_to_end::run_to_end;
 
 /// Adjusts stock.
 #[derive(Debug, Default)]
@@ -29,12 +30,13 @@ impl StockMutation {
         ctx: &Context<'_>,
         #[graphql(desc = "The adjustment.")] input: AdjustStockInput,
     ) -> Result<AdjustStockPayload> {
-        let db = &ctx.data_unchecked::<Services>().db;
+        let db = ctx.data_unchecked::<Services>().db.clone();
         let adjustment = match input.check() {
             Ok(adjustment) => adjustment,
             Err(violations) => return Ok(AdjustStockPayload::refused(violations)),
         };
-        match adjust(db, &adjustment).await.or_report(ctx, "adjust stock")? {
+        let adjusted = run_to_end(async move { adjust(&db, &adjustment).await });
+        match adjusted.await.or_report(ctx, "adjust stock")? {
             Ok(Adjusted { stock, replayed }) => {
                 Ok(AdjustStockPayload { stock: Some(stock.into()), replayed, user_errors: Vec::new() })
             }
