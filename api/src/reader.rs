@@ -39,7 +39,16 @@ impl Reader {
     pub async fn begin(&self, visibility: &Visibility) -> Result<View, DbErr> {
         let begin = format!("BEGIN READ ONLY; SET LOCAL oms.visibility = '{}'", setting(visibility));
         let pool = self.0.get_postgres_connection_pool().clone();
-        let begun = run_to_end(async move { pool.begin_with(AssertSqlSafe(begin)).await });
+        let begun = run_to_end(async move {
+            // A server that has restarted leaves dead connections in the pool: at most all of them.
+            for _ in 0..pool.options().get_max_connections() {
+                match pool.begin_with(AssertSqlSafe(begin.as_str())).await {
+                    Err(error) if is_dead(&error) => {}
+                    result => return result,
+                }
+            }
+            pool.begin_with(AssertSqlSafe(begin)).await
+        });
         let transaction = begun.await.map_err(|error| match error {
             SqlxError::PoolTimedOut => DbErr::ConnectionAcquire(ConnAcquireErr::Timeout),
             SqlxError::PoolClosed => DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed),
@@ -94,6 +103,18 @@ impl ConnectionTrait for View {
 fn query(statement: &Statement) -> Query<'_, Postgres, SqlxValues> {
     let values = statement.values.clone().unwrap_or_else(|| Values(Vec::new()));
     sqlx::query_with(AssertSqlSafe(statement.sql.as_str()), SqlxValues(values))
+}
+
+/// Whether the connection was no good any more before anything was done with it: broken, or told by the server that it
+/// shuts down (`admin_shutdown`, `crash_shutdown`, `idle_in_transaction_session_timeout`).
+fn is_dead(error: &SqlxError) -> bool {
+    match error {
+        SqlxError::Io(_) => true,
+        SqlxError::Database(error) => {
+            error.code().is_some_and(|code| ["57P01", "57P02", "25P03"].contains(&&*code))
+        }
+        _ => false,
+    }
 }
 
 fn query_error(error: SqlxError) -> DbErr {

@@ -20,7 +20,7 @@ use crate::reader::Reader;
 #[derive(Debug)]
 pub(super) struct Loaders {
     /// Orders by who sees them, by what is read of them, and by id.
-    pub(super) orders: Batching<(Visibility, Columns, Uuid), OrderRow>,
+    pub(super) orders: Batching<(Visibility, Wanted, Uuid), LoadedOrder>,
     /// Lines by who sees them and by the order's id.
     pub(super) lines: Batching<(Visibility, Uuid), Vec<line::Model>>,
     /// Events by who sees them, by which of an order's events they are, and by the order's id.
@@ -31,6 +31,24 @@ pub(super) struct Loaders {
     pub(super) histories: Batching<(Uuid, u64), Vec<operate::Entry>>,
     /// Stock by SKU.
     pub(super) stock: Batching<String, stock::entity::Model>,
+}
+
+/// What is read of an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Wanted {
+    /// Of its row.
+    pub(super) columns: Columns,
+    /// Whether its lines are read in the same transaction.
+    pub(super) lines: bool,
+}
+
+/// An order as it was read.
+#[derive(Debug, Clone)]
+pub(super) struct LoadedOrder {
+    /// Its row.
+    pub(super) row: OrderRow,
+    /// Its lines, if they were wanted.
+    pub(super) lines: Option<Vec<line::Model>>,
 }
 
 /// Which events of an order.
@@ -71,31 +89,45 @@ fn by_common<C: Eq + Hash>(keys: impl IntoIterator<Item = (C, Uuid)>) -> HashMap
 
 async fn find_orders(
     reader: Reader,
-    keys: Vec<(Visibility, Columns, Uuid)>,
-) -> Result<HashMap<(Visibility, Columns, Uuid), OrderRow>, DbErr> {
-    let groups = by_common(keys.into_iter().map(|(visibility, columns, id)| ((visibility, columns), id)));
+    keys: Vec<(Visibility, Wanted, Uuid)>,
+) -> Result<HashMap<(Visibility, Wanted, Uuid), LoadedOrder>, DbErr> {
+    let groups = by_common(keys.into_iter().map(|(visibility, wanted, id)| ((visibility, wanted), id)));
     let mut found = HashMap::new();
-    for ((visibility, columns), ids) in groups {
+    for ((visibility, wanted), ids) in groups {
         let tx = reader.begin(&visibility).await?;
-        let orders = read::find_orders(&tx, &visibility, columns, ids).await?;
+        let mut lines = match wanted.lines {
+            true => Some(by_order(read::find_lines(&tx, &visibility, ids.clone()).await?)),
+            false => None,
+        };
+        let rows = read::find_orders(&tx, &visibility, wanted.columns, ids).await?;
         tx.commit().await?;
-        found.extend(orders.into_iter().map(|order| ((visibility.clone(), columns, order.id), order)));
+        found.extend(rows.into_iter().map(|row| {
+            let lines = lines.as_mut().map(|lines| lines.remove(&row.id).unwrap_or_default());
+            ((visibility.clone(), wanted, row.id), LoadedOrder { row, lines })
+        }));
     }
     Ok(found)
+}
+
+fn by_order(lines: Vec<line::Model>) -> HashMap<Uuid, Vec<line::Model>> {
+    let mut of_orders: HashMap<Uuid, Vec<line::Model>> = HashMap::new();
+    for line in lines {
+        of_orders.entry(line.order_id).or_default().push(line);
+    }
+    of_orders
 }
 
 async fn find_lines(
     reader: Reader,
     keys: Vec<(Visibility, Uuid)>,
 ) -> Result<HashMap<(Visibility, Uuid), Vec<line::Model>>, DbErr> {
-    let mut found: HashMap<(Visibility, Uuid), Vec<line::Model>> = HashMap::new();
+    let mut found = HashMap::new();
     for (visibility, ids) in by_common(keys) {
         let tx = reader.begin(&visibility).await?;
         let lines = read::find_lines(&tx, &visibility, ids).await?;
         tx.commit().await?;
-        for line in lines {
-            found.entry((visibility.clone(), line.order_id)).or_default().push(line);
-        }
+        let of_orders = by_order(lines).into_iter();
+        found.extend(of_orders.map(|(order_id, lines)| ((visibility.clone(), order_id), lines)));
     }
     Ok(found)
 }

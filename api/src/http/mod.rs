@@ -26,11 +26,11 @@ use axum::http::header::{
     RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::{from_fn, map_response};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::CorsLayer;
-use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::app::App;
 use crate::graphql::error::INTERNAL;
@@ -67,13 +67,10 @@ impl fmt::Debug for RenderMetrics {
 
 /// Returns the routes of the application.
 pub fn router(app: App, metrics: RenderMetrics) -> Router {
-    let graphql = get(graphql::get).post(graphql::post).fallback(graphql::other_method);
-    let is_open = app.door().is_open();
-    let router = Router::new()
+    let (is_open, origins) = (app.door().is_open(), allowed_origins(&app));
+    let mut router = Router::new()
         .route("/", get(async || Redirect::temporary("/graphql")))
-        .route("/graphql", graphql)
-        .layer(in_answers(CACHE_CONTROL, "no-store"))
-        .layer(cross_origin(&app))
+        .route("/graphql", get(graphql::get).post(graphql::post))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(async move || metrics.render()))
@@ -81,29 +78,38 @@ pub fn router(app: App, metrics: RenderMetrics) -> Router {
         .method_not_allowed_fallback(graphql::other_method)
         .with_state(app)
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(in_answers(X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .layer(in_answers(REFERRER_POLICY, "no-referrer"))
-        .layer(in_answers(CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
-        .layer(axum::middleware::from_fn(request_id::assign));
-    match is_open {
-        true => router.layer(axum::middleware::from_fn(caller::only_for_this_machine)),
-        false => router,
+        .layer(map_response(protect));
+    if !origins.is_empty() {
+        router = router.layer(cross_origin(origins));
     }
+    if is_open {
+        router = router.layer(from_fn(caller::only_for_this_machine));
+    }
+    router.layer(from_fn(request_id::assign))
 }
 
-/// Puts a header into each answer that has none of its name.
-fn in_answers(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
-    SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
+/// Puts the headers into an answer that keep browsers from doing more with it than showing it, where it has none of its own.
+async fn protect(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "no-referrer"),
+        (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (CACHE_CONTROL, "no-store"),
+    ] {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    response
 }
 
-/// Lets pages of the allowed origins read answers: none, unless the settings name some. No credential is ever sent along
-/// by a browser on its own, since there are no cookies.
-fn cross_origin(app: &App) -> CorsLayer {
+fn allowed_origins(app: &App) -> Vec<HeaderValue> {
     let origins = app.settings().allowed_origins.iter();
-    let origins: Vec<HeaderValue> = origins.filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
-    if origins.is_empty() {
-        return CorsLayer::new();
-    }
+    origins.filter_map(|origin| HeaderValue::from_str(origin).ok()).collect()
+}
+
+/// Lets pages of these origins read answers. No credential is ever sent along by a browser on its own, since there are no
+/// cookies.
+fn cross_origin(origins: Vec<HeaderValue>) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(origins)
         .allow_methods([Method::GET, Method::POST])

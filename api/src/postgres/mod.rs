@@ -250,13 +250,14 @@ impl Database {
     /// # Errors
     /// [`DatabaseError::Connect`].
     pub async fn connect(&self, settings: &PoolSettings) -> Result<DatabaseConnection, DatabaseError> {
-        self.connect_with(self.options.clone(), settings).await
+        self.connect_with(self.options.clone(), settings, true).await
     }
 
     async fn connect_with(
         &self,
         options: PgConnectOptions,
         settings: &PoolSettings,
+        test_before_acquire: bool,
     ) -> Result<DatabaseConnection, DatabaseError> {
         let mut limits = vec![("idle_in_transaction_session_timeout", settings.idle_in_transaction_timeout)];
         limits.extend(settings.statement_timeout.map(|limit| ("statement_timeout", limit)));
@@ -267,6 +268,7 @@ impl Database {
             .max_connections(settings.max_connections)
             .acquire_timeout(settings.acquire_timeout)
             .idle_timeout(IDLE_TIMEOUT)
+            .test_before_acquire(test_before_acquire)
             .connect_with(options)
             .await
             .map_err(|source| DatabaseError::Connect { at: self.place(), source })?;
@@ -281,7 +283,9 @@ impl Database {
     pub async fn connect_reader(&self, settings: &PoolSettings) -> Result<DatabaseConnection, DatabaseError> {
         let reads_only = [("role", READER_ROLE), ("default_transaction_read_only", "on")];
         let options = self.options.clone().options(reads_only);
-        self.connect_with(options, settings).await
+        // The reader repeats a beginning that a dead connection has failed: a question before each would cost as much as the
+        // beginning itself.
+        self.connect_with(options, settings, false).await
     }
 
     /// Leaves the embedded server, if it is one, and stops it when nobody else uses it. Close the pools first.

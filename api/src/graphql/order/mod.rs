@@ -12,7 +12,7 @@ use sea_orm::DbErr;
 use uuid::Uuid;
 
 use super::error::OrReport;
-use super::loaders::{EventsPage, Loaders};
+use super::loaders::{EventsPage, LoadedOrder, Loaders, Wanted};
 use super::money::{CurrencyCode, Money};
 use super::{ids, page};
 use crate::access::{Caller, caller, personal_data};
@@ -72,9 +72,8 @@ pub(super) enum FulfillmentStatus {
 /// # Errors
 /// The database could not be asked; reported already.
 pub(crate) async fn load_order(ctx: &Context<'_>, id: Uuid) -> Result<Option<Order>> {
-    let columns = selection::columns(&ctx.field());
-    let row = load_row(ctx, id, columns).await.or_report(ctx, "read an order")?;
-    Ok(row.map(|row| Order { row }))
+    let order = load(ctx, id, wanted(ctx)).await.or_report(ctx, "read an order")?;
+    Ok(order.map(Order::from))
 }
 
 /// Returns those of these orders that the caller sees, in this order. Reads what the field is asked for in its `nodes`,
@@ -83,26 +82,36 @@ pub(crate) async fn load_order(ctx: &Context<'_>, id: Uuid) -> Result<Option<Ord
 /// # Errors
 /// The database could not be asked; reported already.
 pub(crate) async fn load_orders(ctx: &Context<'_>, ids: &[Uuid]) -> Result<Vec<Order>> {
-    let columns = selection::columns(&ctx.field());
-    let rows = try_join_all(ids.iter().map(|id| load_row(ctx, *id, columns))).await;
-    let rows = rows.or_report(ctx, "read orders")?;
-    Ok(rows.into_iter().flatten().map(|row| Order { row }).collect())
+    let wanted = wanted(ctx);
+    let orders = try_join_all(ids.iter().map(|id| load(ctx, *id, wanted))).await;
+    Ok(orders.or_report(ctx, "read orders")?.into_iter().flatten().map(Order::from).collect())
 }
 
-async fn load_row(ctx: &Context<'_>, id: Uuid, columns: Columns) -> Result<Option<OrderRow>, DbErr> {
+fn wanted(ctx: &Context<'_>) -> Wanted {
+    Wanted { columns: selection::columns(&ctx.field()), lines: selection::lines(&ctx.field()) }
+}
+
+async fn load(ctx: &Context<'_>, id: Uuid, mut wanted: Wanted) -> Result<Option<LoadedOrder>, DbErr> {
     // The door says who calls; without a caller nothing is visible.
     let Some(caller) = ctx.data_opt::<Caller>() else { return Ok(None) };
-    let columns = match caller.may(Scope::OrdersReadPii) {
-        true => columns,
-        false => columns.without(Columns::PERSONAL),
-    };
-    ctx.data_unchecked::<Loaders>().orders.load((caller.visibility().clone(), columns, id)).await
+    if !caller.may(Scope::OrdersReadPii) {
+        wanted.columns = wanted.columns.without(Columns::PERSONAL);
+    }
+    ctx.data_unchecked::<Loaders>().orders.load((caller.visibility().clone(), wanted, id)).await
 }
 
 /// Something a client wants to buy: its lines, its money, and the process that carries it out.
 #[derive(Debug, Clone)]
 pub(crate) struct Order {
     row: OrderRow,
+    /// Those that were read together with it.
+    lines: Option<Vec<entity::line::Model>>,
+}
+
+impl From<LoadedOrder> for Order {
+    fn from(LoadedOrder { row, lines }: LoadedOrder) -> Self {
+        Self { row, lines }
+    }
 }
 
 impl Order {
@@ -112,7 +121,7 @@ impl Order {
     /// The stored currency is not one of ISO 4217, which the checks on the way in make impossible.
     pub(super) fn try_new(row: entity::Model) -> Result<Self, DbErr> {
         parse_currency(&row.currency)?;
-        Ok(Self { row: row.into() })
+        Ok(Self { row: row.into(), lines: None })
     }
 
     /// Returns something of the row. What was not read, since the selection did not show that it is wanted, is read now.
@@ -120,8 +129,11 @@ impl Order {
         if let Some(value) = get(&self.row) {
             return Ok(value);
         }
-        let row = load_row(ctx, self.row.id, Columns::all()).await;
-        row.and_then(|row| row.as_ref().and_then(get).ok_or_else(|| missing("the order")))
+        let order = load(ctx, self.row.id, Wanted { columns: Columns::all(), lines: false }).await;
+        order
+            .and_then(|order| {
+                order.as_ref().and_then(|order| get(&order.row)).ok_or_else(|| missing("the order"))
+            })
             .or_report(ctx, "read an order")
     }
 
@@ -180,10 +192,15 @@ impl Order {
     /// What was ordered, in the order of the input, with the names and prices of that moment.
     async fn lines(&self, ctx: &Context<'_>) -> Result<Vec<OrderLine>> {
         let currency = self.read_currency(ctx).await?;
-        let visibility = caller(ctx)?.visibility().clone();
-        let lines = ctx.data_unchecked::<Loaders>().lines.load((visibility, self.row.id)).await;
-        let lines = lines.or_report(ctx, "read the lines of an order")?;
-        Ok(lines.unwrap_or_default().into_iter().map(|line| OrderLine::new(line, currency)).collect())
+        let lines = match &self.lines {
+            Some(lines) => lines.clone(),
+            None => {
+                let visibility = caller(ctx)?.visibility().clone();
+                let lines = ctx.data_unchecked::<Loaders>().lines.load((visibility, self.row.id)).await;
+                lines.or_report(ctx, "read the lines of an order")?.unwrap_or_default()
+            }
+        };
+        Ok(lines.into_iter().map(|line| OrderLine::new(line, currency)).collect())
     }
 
     /// What it costs; null until it is quoted.

@@ -20,6 +20,15 @@ pub(super) fn columns(field: &SelectionField<'_>) -> Columns {
     columns
 }
 
+/// Whether the lines are selected: of the order that the field is, or of the orders of its page.
+pub(super) fn lines(field: &SelectionField<'_>) -> bool {
+    field.selection_set().any(|selected| match selected.name() {
+        "lines" => true,
+        "nodes" | "edges" | "node" | "order" => lines(&selected),
+        _ => false,
+    })
+}
+
 /// Returns the columns behind one field; `None` for a field that is not known here.
 fn columns_of(field: &str) -> Option<&'static [Column]> {
     Some(match field {
