@@ -573,7 +573,12 @@ impl ServeArgs {
 
     /// The pool that orders are read over on a caller's behalf, apart from the API's: it can only read.
     pub fn reader_pool(&self) -> PoolSettings {
-        self.pool("oms reader", self.process.pool_size.min(MAX_READER_CONNECTIONS))
+        // A connection whose caller has left is taken until its statement ends: not longer than anybody would have waited.
+        let statement_timeout_ms = self.process.statement_timeout_ms.min(self.limits.query_timeout_ms);
+        PoolSettings {
+            statement_timeout: Some(Duration::from_millis(statement_timeout_ms)),
+            ..self.pool("oms reader", self.process.pool_size.min(MAX_READER_CONNECTIONS))
+        }
     }
 
     /// The pool of the runner, apart from the API's, so that neither can starve the other.

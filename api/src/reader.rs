@@ -4,8 +4,12 @@
 //! the role `oms_reader`, which may only read, and which sees no order until its transaction has named who looks. A query
 //! that forgets its condition then finds nothing that it should not.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use async_trait::async_trait;
 use domain::app::Visibility;
+use moka::sync::Cache;
 use sea_orm::{
     ConnAcquireErr, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, ExecResult, QueryResult,
     RuntimeErr, SqlxError, Statement, Values,
@@ -13,22 +17,35 @@ use sea_orm::{
 use sea_query_sqlx::SqlxValues;
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
 use crate::run_to_end::run_to_end;
 
+/// Callers whose shares are kept.
+const MAX_SHARES: u64 = 10_000;
+
+/// A share that nobody has used for that long is forgotten; no look lasts as long.
+const SHARE_IDLE: Duration = Duration::from_secs(120);
+
 /// A pool of connections for reading. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Reader(DatabaseConnection);
+pub struct Reader {
+    pool: DatabaseConnection,
+    /// By who looks: half of the connections for each, so that nobody's slow queries take them all.
+    shares: Cache<Visibility, Arc<Semaphore>>,
+}
 
 /// What a caller sees, for as long as it is looked at. Dropping it is as good as a commit.
 #[derive(Debug)]
-pub struct View(Mutex<Transaction<'static, Postgres>>);
+pub struct View {
+    transaction: Mutex<Transaction<'static, Postgres>>,
+    _share: Option<OwnedSemaphorePermit>,
+}
 
 impl Reader {
     /// Reads over a pool that [`connect_reader`](crate::postgres::Database::connect_reader) has opened.
     pub fn new(pool: DatabaseConnection) -> Self {
-        Self(pool)
+        Self { pool, shares: Cache::builder().max_capacity(MAX_SHARES).time_to_idle(SHARE_IDLE).build() }
     }
 
     /// Begins a transaction that sees what a caller sees, in one round trip: with the library's own transactions it
@@ -38,7 +55,12 @@ impl Reader {
     /// Any error of the database.
     pub async fn begin(&self, visibility: &Visibility) -> Result<View, DbErr> {
         let begin = format!("BEGIN READ ONLY; SET LOCAL oms.visibility = '{}'", setting(visibility));
-        let pool = self.0.get_postgres_connection_pool().clone();
+        let pool = self.pool.get_postgres_connection_pool().clone();
+        let size = pool.options().get_max_connections().div_ceil(2) as usize;
+        let share = self.shares.get_with_by_ref(visibility, || Arc::new(Semaphore::new(size)));
+        // The semaphore is never closed; were it, reading without a permit would still be right.
+        let share = tokio::time::timeout(pool.options().get_acquire_timeout(), share.acquire_owned()).await;
+        let share = share.map_err(|_| DbErr::ConnectionAcquire(ConnAcquireErr::Timeout))?.ok();
         let begun = run_to_end(async move {
             // A server that has restarted leaves dead connections in the pool: at most all of them.
             for _ in 0..pool.options().get_max_connections() {
@@ -54,7 +76,7 @@ impl Reader {
             SqlxError::PoolClosed => DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed),
             error => exec_error(error),
         })?;
-        Ok(View(Mutex::new(transaction)))
+        Ok(View { transaction: Mutex::new(transaction), _share: share })
     }
 }
 
@@ -64,7 +86,7 @@ impl View {
     /// # Errors
     /// Any error of the database.
     pub async fn commit(self) -> Result<(), DbErr> {
-        self.0.into_inner().commit().await.map_err(exec_error)
+        self.transaction.into_inner().commit().await.map_err(exec_error)
     }
 }
 
@@ -75,25 +97,25 @@ impl ConnectionTrait for View {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        let mut transaction = self.0.lock().await;
+        let mut transaction = self.transaction.lock().await;
         let done = query(&statement).execute(&mut **transaction).await;
         done.map(Into::into).map_err(exec_error)
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
-        let mut transaction = self.0.lock().await;
+        let mut transaction = self.transaction.lock().await;
         let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut **transaction).await;
         done.map(Into::into).map_err(exec_error)
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
-        let mut transaction = self.0.lock().await;
+        let mut transaction = self.transaction.lock().await;
         let row = query(&statement).fetch_optional(&mut **transaction).await;
         row.map(|row| row.map(Into::into)).map_err(query_error)
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        let mut transaction = self.0.lock().await;
+        let mut transaction = self.transaction.lock().await;
         let rows = query(&statement).fetch_all(&mut **transaction).await;
         rows.map(|rows| rows.into_iter().map(Into::into).collect()).map_err(query_error)
     }

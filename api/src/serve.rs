@@ -84,7 +84,7 @@ pub async fn start(args: &ServeArgs) -> anyhow::Result<Running> {
     let addr = listener.as_ref().map(TcpListener::local_addr).transpose().context("cannot tell the port")?;
 
     let database = claimed.open().await?;
-    let first_key = prepare(&database, args).await?;
+    prepare(&database, args).await?;
     let wakeups = Wakeups::new();
     let mut parts = Vec::new();
     let mut reader = None;
@@ -106,6 +106,11 @@ pub async fn start(args: &ServeArgs) -> anyhow::Result<Running> {
         AbortOnDropHandle::new(tokio::spawn(telemetry::keep_metrics())),
     ];
     let drain = Duration::from_secs(args.process.drain_seconds);
+    // The last thing that may fail: a secret that is not shown is lost.
+    let first_key = match database.is_embedded() && !args.access.dev_anonymous {
+        true => make_first_key(&db).await.context("cannot make the administrator's key")?,
+        false => None,
+    };
     Ok(Running { addr, db, reader, parts, drain, helpers, first_key, database })
 }
 
@@ -205,20 +210,16 @@ async fn bind(listen: &str) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// Makes the schema current and fills a fresh embedded database. Returns the key that a fresh one is opened with.
-async fn prepare(database: &Database, args: &ServeArgs) -> anyhow::Result<Option<Secret>> {
+/// Makes the schema current and fills a fresh embedded database.
+async fn prepare(database: &Database, args: &ServeArgs) -> anyhow::Result<()> {
     // A pool of its own: a migration may take longer than any statement of a request.
     let db = database.connect(&PoolSettings::for_command("oms start")).await?;
     migration::migrate(&db).await.context("cannot bring the database schema up to date")?;
     if database.is_embedded() && !args.store.no_seed {
         seed(&db, args.store.currency).await.context("cannot write the demo catalog")?;
     }
-    let first_key = match database.is_embedded() && !args.access.dev_anonymous {
-        true => make_first_key(&db).await.context("cannot make the administrator's key")?,
-        false => None,
-    };
     close(&db).await;
-    Ok(first_key)
+    Ok(())
 }
 
 /// Makes a key that opens everything, where there is no key yet.

@@ -25,6 +25,12 @@ mod m20261125_000010_order_lists;
 /// Key of the advisory lock that lets one process at a time migrate ("oms" in ASCII, and a digit).
 const MIGRATION_LOCK: i64 = 0x6f_6d_73_01;
 
+/// After a restore from a dump, events carry the ids of transactions of another cluster, which may be far ahead of this
+/// one's: the feed of changes would hide them until the counter has come there, and show them among others then. They
+/// become the oldest of the feed. Finds nothing otherwise, by one probe of the index.
+const FORGET_FOREIGN_TRANSACTIONS: &str = "
+UPDATE order_events SET xid = '3' WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())";
+
 /// The list of migrations in the order in which they run.
 #[derive(Debug)]
 pub struct Migrator;
@@ -59,6 +65,7 @@ pub async fn migrate(db: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
     lock.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")).await?;
     let pending = pending(db).await?;
     Migrator::up(db, None).await?;
+    db.execute_unprepared(FORGET_FOREIGN_TRANSACTIONS).await?;
     lock.commit().await?;
     Ok(pending)
 }

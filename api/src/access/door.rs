@@ -7,6 +7,7 @@
 //! door that much longer on other processes, and open subscriptions [look again](Door::identify) as often.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use moka::sync::Cache;
 use sea_orm::{DatabaseConnection, DbErr};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use uuid::Uuid;
@@ -45,8 +46,17 @@ const NOTE_USE_INTERVAL: Duration = Duration::from_secs(30);
 /// The longest credential that is looked at, in bytes.
 const MAX_CREDENTIAL_BYTES: usize = 8 * 1024;
 
-/// Credentials that are looked up in the database at a time.
-const MAX_LOOK_UPS: usize = 4;
+/// How long a credential counts as known after it was good.
+const KNOWN_FOR: Duration = Duration::from_secs(60 * 60);
+
+/// Known credentials that are looked up at a time.
+const TURNS_OF_KNOWN: usize = 4;
+
+/// Unknown credentials that are looked up at a time.
+const TURNS_OF_STRANGERS: usize = 2;
+
+/// How long a look-up waits for its turn.
+const TURN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The header for keys beside `Authorization`.
 const KEY_HEADER: &str = "x-api-key";
@@ -144,8 +154,12 @@ struct Parts {
     /// By SHA-256 of the credential, so that no secret lies about in memory.
     remembered: Cache<[u8; 32], Answer>,
     used: Mutex<HashSet<Uuid>>,
-    /// Whoever tries keys at random waits here, and not in the pool where requests wait.
-    look_ups: Semaphore,
+    /// Credentials that were good within the last hour, so that whoever tries keys at random stands in nobody's way.
+    known: Cache<[u8; 32], ()>,
+    turns_of_known: Semaphore,
+    turns_of_strangers: Semaphore,
+    /// Counts what was taken away.
+    generation: AtomicU64,
 }
 
 /// What the door has found out about a credential.
@@ -183,7 +197,10 @@ impl Door {
             provider,
             remembered,
             used: Mutex::default(),
-            look_ups: Semaphore::new(MAX_LOOK_UPS),
+            known: Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(KNOWN_FOR).build(),
+            turns_of_known: Semaphore::new(TURNS_OF_KNOWN),
+            turns_of_strangers: Semaphore::new(TURNS_OF_STRANGERS),
+            generation: AtomicU64::new(0),
         };
         let door = Self(Arc::new(parts));
         let notes = door.clone().note_use_forever();
@@ -206,14 +223,7 @@ impl Door {
         let is_over = |answer: &Answer| answer.ends_at.is_some_and(|ends_at| ends_at <= Utc::now());
         let answer = match self.0.remembered.get(&digest).filter(|answer| !is_over(answer)) {
             Some(answer) => answer,
-            None => {
-                let answer = self.look_up(text).await.unwrap_or_else(Answer::from);
-                // That nobody could tell is not worth remembering.
-                if answer.caller.as_ref().err() != Some(&Denied::Unavailable) {
-                    self.0.remembered.insert(digest, answer.clone());
-                }
-                answer
-            }
+            None => self.find_out(text, digest).await?,
         };
         if let Ok(caller) = &answer.caller
             && let super::Kind::App { key_id: Some(key_id) } = caller.kind()
@@ -221,6 +231,32 @@ impl Door {
             self.used().insert(key_id);
         }
         answer.caller
+    }
+
+    /// Looks a credential up, and remembers what came of it.
+    async fn find_out(&self, text: &str, digest: [u8; 32]) -> Result<Answer, Denied> {
+        let Parts { remembered, known, .. } = &*self.0;
+        let is_known = known.contains_key(&digest);
+        let turns = if is_known { &self.0.turns_of_known } else { &self.0.turns_of_strangers };
+        let turn = tokio::time::timeout(TURN_TIMEOUT, turns.acquire()).await;
+        let _turn = turn.map_err(|_| Denied::Unavailable)?;
+        // Somebody with the same credential may have found out meanwhile.
+        let is_over = |answer: &Answer| answer.ends_at.is_some_and(|ends_at| ends_at <= Utc::now());
+        if let Some(answer) = remembered.get(&digest).filter(|answer| !is_over(answer)) {
+            return Ok(answer);
+        }
+        let generation = self.0.generation.load(Ordering::Acquire);
+        let answer = self.look_up(text).await.unwrap_or_else(Answer::from);
+        // That nobody could tell is not worth remembering, nor what was read before a credential was taken away.
+        if answer.caller.as_ref().err() != Some(&Denied::Unavailable)
+            && self.0.generation.load(Ordering::Acquire) == generation
+        {
+            remembered.insert(digest, answer.clone());
+        }
+        if answer.caller.is_ok() {
+            known.insert(digest, ());
+        }
+        Ok(answer)
     }
 
     /// Whether it lets everybody in.
@@ -235,6 +271,7 @@ impl Door {
 
     /// Forgets whom it remembers: a credential was taken away.
     pub(crate) fn forget(&self) {
+        self.0.generation.fetch_add(1, Ordering::AcqRel);
         self.0.remembered.invalidate_all();
     }
 
@@ -252,7 +289,6 @@ impl Door {
     }
 
     async fn look_up_key(&self, secret: &Secret) -> Result<Answer, Denied> {
-        let _permit = self.permit().await;
         let found = store::find_credential(&self.0.db, secret.prefix()).await.map_err(unavailable)?;
         let credential = found.ok_or(Denied::Unauthenticated)?;
         if !bool::from(credential.secret_hash.ct_eq(&secret.hash())) {
@@ -284,18 +320,12 @@ impl Door {
 
     async fn look_up_order_token(&self, text: &str) -> Result<Answer, Denied> {
         let token = self.0.order_tokens.read(text, Utc::now()).ok_or(Denied::Unauthenticated)?;
-        let _permit = self.permit().await;
         let app = store::app_of_order_token(&self.0.db, token.order_id, token.made_at).await;
         let app = app.map_err(unavailable)?.ok_or(Denied::Unauthenticated)?;
         // Not the app's own number: an app without a limit is trusted, whoever has a link to its orders is not.
         let points = Some(self.0.settings.points_per_second).filter(|points| *points > 0);
         let caller = Caller::shopper(domain::id::AppId::from_uuid(app.id), token.order_id, points);
         Ok(Answer { caller: Ok(caller), ends_at: Some(token.expires_at) })
-    }
-
-    async fn permit(&self) -> Option<SemaphorePermit<'_>> {
-        // The semaphore is never closed; were it, looking up without a permit would still be right.
-        self.0.look_ups.acquire().await.ok()
     }
 
     /// What flows back into the app's budget in a second; `None` for no limit.

@@ -6,7 +6,8 @@ use std::hash::Hash;
 use domain::app::Visibility;
 use domain::order::entity::{event, line};
 use domain::order::read::{self, Columns, OrderRow};
-use domain::stock;
+use domain::{catalog, stock};
+use futures_util::{StreamExt, stream};
 use saga::engine::operate;
 use saga::engine::process::Process;
 use saga::place_order;
@@ -20,17 +21,51 @@ use crate::reader::Reader;
 #[derive(Debug)]
 pub(super) struct Loaders {
     /// Orders by who sees them, by what is read of them, and by id.
-    pub(super) orders: Batching<(Visibility, Wanted, Uuid), LoadedOrder>,
+    pub(super) orders: OrderBatching<(Visibility, Wanted), LoadedOrder>,
     /// Lines by who sees them and by the order's id.
-    pub(super) lines: Batching<(Visibility, Uuid), Vec<line::Model>>,
+    pub(super) lines: OrderBatching<Visibility, Vec<line::Model>>,
     /// Events by who sees them, by which of an order's events they are, and by the order's id.
-    pub(super) events: Batching<(Visibility, EventsPage, Uuid), Vec<event::Model>>,
+    pub(super) events: OrderBatching<(Visibility, EventsPage), Vec<event::Model>>,
     /// Processes by the order's id.
     pub(super) processes: Batching<Uuid, Process>,
     /// Histories by the saga's id, and how many of their newest entries.
     pub(super) histories: Batching<(Uuid, u64), Vec<operate::Entry>>,
+    /// Products by SKU.
+    pub(super) products: Batching<String, catalog::entity::Model>,
     /// Stock by SKU.
     pub(super) stock: Batching<String, stock::entity::Model>,
+}
+
+/// Batching of what hangs on orders, by what its readers have in common and by the order's id.
+#[derive(Debug)]
+pub(super) struct OrderBatching<C, V>(Batching<(C, Uuid), Result<V, DbErr>>);
+
+impl<C, V> OrderBatching<C, V>
+where
+    C: Clone + Eq + Hash + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    fn start<Found>(
+        reader: &Reader,
+        find: impl Fn(Reader, C, Vec<Uuid>) -> Found + Clone + Send + Sync + 'static,
+    ) -> Self
+    where
+        Found: Future<Output = Result<HashMap<Uuid, V>, DbErr>> + Send + 'static,
+    {
+        let reader = reader.clone();
+        Self(Batching::start(move |keys| {
+            let (reader, find) = (reader.clone(), find.clone());
+            async move { Ok(in_groups(keys, move |common, ids| find(reader.clone(), common, ids)).await) }
+        }))
+    }
+
+    /// Looks up what hangs on one order.
+    ///
+    /// # Errors
+    /// Any error of the database, the same for each key of the query.
+    pub(super) async fn load(&self, common: C, id: Uuid) -> Result<Option<V>, DbErr> {
+        self.0.load((common, id)).await?.transpose()
+    }
 }
 
 /// What is read of an order.
@@ -64,49 +99,79 @@ impl Loaders {
     /// Starts the loaders, which read orders as whoever asks sees them, and the rest from the pool.
     pub(super) fn start(db: &DatabaseConnection, reader: &Reader) -> Self {
         let pool = || db.clone();
-        let (orders, lines, events) = (reader.clone(), reader.clone(), reader.clone());
-        let (processes, histories, stock) = (pool(), pool(), pool());
+        let (processes, histories, products, stock) = (pool(), pool(), pool(), pool());
         Self {
-            orders: Batching::start(move |keys| find_orders(orders.clone(), keys)),
-            lines: Batching::start(move |keys| find_lines(lines.clone(), keys)),
-            events: Batching::start(move |keys| find_events(events.clone(), keys)),
+            orders: OrderBatching::start(reader, find_orders),
+            lines: OrderBatching::start(reader, find_lines),
+            events: OrderBatching::start(reader, find_events),
             processes: Batching::start(move |ids| find_processes(processes.clone(), ids)),
             histories: Batching::start(move |keys| find_histories(histories.clone(), keys)),
+            products: Batching::start(move |skus| find_products(products.clone(), skus)),
             stock: Batching::start(move |skus| find_stock(stock.clone(), skus)),
         }
     }
 }
 
-/// Gathers keys by what they have in common: one query for each. Callers of one app that ask for the same have all of it
-/// in common.
-fn by_common<C: Eq + Hash>(keys: impl IntoIterator<Item = (C, Uuid)>) -> HashMap<C, Vec<Uuid>> {
+/// Queries of one batch that are on their way at a time: as many as there are apps that ask at the same moment.
+const GROUPS_IN_FLIGHT: usize = 4;
+
+/// Rows by what their readers have in common and by the order's id. Each group's query fails for itself alone.
+type Grouped<C, V> = HashMap<(C, Uuid), Result<V, DbErr>>;
+
+/// Gathers keys by what they have in common, and makes one query for each: callers of one app that ask for the same have
+/// all of it in common.
+async fn in_groups<C, V, Found>(keys: Vec<(C, Uuid)>, find: impl Fn(C, Vec<Uuid>) -> Found) -> Grouped<C, V>
+where
+    C: Clone + Eq + Hash,
+    Found: Future<Output = Result<HashMap<Uuid, V>, DbErr>>,
+{
     let mut groups: HashMap<C, Vec<Uuid>> = HashMap::new();
     for (common, id) in keys {
         groups.entry(common).or_default().push(id);
     }
-    groups
+    let queries = groups.into_iter().map(|(common, ids)| {
+        let found = find(common.clone(), ids.clone());
+        async move { (common, ids, found.await) }
+    });
+    let mut answers = std::pin::pin!(stream::iter(queries).buffer_unordered(GROUPS_IN_FLIGHT));
+    let mut found = HashMap::new();
+    while let Some((common, ids, rows)) = answers.next().await {
+        match rows {
+            Ok(rows) => found.extend(rows.into_iter().map(|(id, row)| ((common.clone(), id), Ok(row)))),
+            Err(error) => found.extend(ids.into_iter().map(|id| ((common.clone(), id), Err(error.clone())))),
+        }
+    }
+    found
 }
 
 async fn find_orders(
     reader: Reader,
-    keys: Vec<(Visibility, Wanted, Uuid)>,
-) -> Result<HashMap<(Visibility, Wanted, Uuid), LoadedOrder>, DbErr> {
-    let groups = by_common(keys.into_iter().map(|(visibility, wanted, id)| ((visibility, wanted), id)));
-    let mut found = HashMap::new();
-    for ((visibility, wanted), ids) in groups {
-        let tx = reader.begin(&visibility).await?;
-        let mut lines = match wanted.lines {
-            true => Some(by_order(read::find_lines(&tx, &visibility, ids.clone()).await?)),
-            false => None,
-        };
-        let rows = read::find_orders(&tx, &visibility, wanted.columns, ids).await?;
-        tx.commit().await?;
-        found.extend(rows.into_iter().map(|row| {
-            let lines = lines.as_mut().map(|lines| lines.remove(&row.id).unwrap_or_default());
-            ((visibility.clone(), wanted, row.id), LoadedOrder { row, lines })
-        }));
-    }
-    Ok(found)
+    (visibility, wanted): (Visibility, Wanted),
+    ids: Vec<Uuid>,
+) -> Result<HashMap<Uuid, LoadedOrder>, DbErr> {
+    let tx = reader.begin(&visibility).await?;
+    let mut lines = match wanted.lines {
+        true => Some(by_order(read::find_lines(&tx, &visibility, ids.clone()).await?)),
+        false => None,
+    };
+    let rows = read::find_orders(&tx, &visibility, wanted.columns, ids).await?;
+    tx.commit().await?;
+    let orders = rows.into_iter().map(|row| {
+        let lines = lines.as_mut().map(|lines| lines.remove(&row.id).unwrap_or_default());
+        (row.id, LoadedOrder { row, lines })
+    });
+    Ok(orders.collect())
+}
+
+async fn find_lines(
+    reader: Reader,
+    visibility: Visibility,
+    ids: Vec<Uuid>,
+) -> Result<HashMap<Uuid, Vec<line::Model>>, DbErr> {
+    let tx = reader.begin(&visibility).await?;
+    let lines = read::find_lines(&tx, &visibility, ids).await?;
+    tx.commit().await?;
+    Ok(by_order(lines))
 }
 
 fn by_order(lines: Vec<line::Model>) -> HashMap<Uuid, Vec<line::Model>> {
@@ -117,36 +182,28 @@ fn by_order(lines: Vec<line::Model>) -> HashMap<Uuid, Vec<line::Model>> {
     of_orders
 }
 
-async fn find_lines(
-    reader: Reader,
-    keys: Vec<(Visibility, Uuid)>,
-) -> Result<HashMap<(Visibility, Uuid), Vec<line::Model>>, DbErr> {
-    let mut found = HashMap::new();
-    for (visibility, ids) in by_common(keys) {
-        let tx = reader.begin(&visibility).await?;
-        let lines = read::find_lines(&tx, &visibility, ids).await?;
-        tx.commit().await?;
-        let of_orders = by_order(lines).into_iter();
-        found.extend(of_orders.map(|(order_id, lines)| ((visibility.clone(), order_id), lines)));
-    }
-    Ok(found)
-}
-
 async fn find_events(
     reader: Reader,
-    keys: Vec<(Visibility, EventsPage, Uuid)>,
-) -> Result<HashMap<(Visibility, EventsPage, Uuid), Vec<event::Model>>, DbErr> {
-    let groups = by_common(keys.into_iter().map(|(visibility, page, id)| ((visibility, page), id)));
-    let mut found: HashMap<(Visibility, EventsPage, Uuid), Vec<event::Model>> = HashMap::new();
-    for ((visibility, page), ids) in groups {
-        let tx = reader.begin(&visibility).await?;
-        let events = read::find_events(&tx, &visibility, ids, page.after, page.first).await?;
-        tx.commit().await?;
-        for event in events {
-            found.entry((visibility.clone(), page, event.order_id)).or_default().push(event);
-        }
+    (visibility, page): (Visibility, EventsPage),
+    ids: Vec<Uuid>,
+) -> Result<HashMap<Uuid, Vec<event::Model>>, DbErr> {
+    let tx = reader.begin(&visibility).await?;
+    let events = read::find_events(&tx, &visibility, ids, page.after, page.first).await?;
+    tx.commit().await?;
+    let mut of_orders: HashMap<Uuid, Vec<event::Model>> = HashMap::new();
+    for event in events {
+        of_orders.entry(event.order_id).or_default().push(event);
     }
-    Ok(found)
+    Ok(of_orders)
+}
+
+async fn find_products(
+    db: DatabaseConnection,
+    skus: Vec<String>,
+) -> Result<HashMap<String, catalog::entity::Model>, DbErr> {
+    // Postgres cannot hold a NUL, so that no SKU has one.
+    let skus = skus.iter().map(String::as_str).filter(|sku| !sku.contains('\0')).collect();
+    catalog::store::find_products(&db, &skus).await
 }
 
 async fn find_processes(db: DatabaseConnection, ids: Vec<Uuid>) -> Result<HashMap<Uuid, Process>, DbErr> {

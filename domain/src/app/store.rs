@@ -149,12 +149,13 @@ pub async fn find_app(db: &impl ConnectionTrait, id: Uuid) -> Result<Option<App>
     App::find_by_statement(statement(sql, [id.into()])).one(db).await
 }
 
-/// Returns the oldest app of this name.
+/// Returns the oldest app of this name. Apps that an identity provider names are not among them: whoever picks a name there
+/// must not come by keys that are meant for another.
 ///
 /// # Errors
 /// Any error of the database.
 pub async fn find_app_by_name(db: &impl ConnectionTrait, name: &str) -> Result<Option<App>, DbErr> {
-    let sql = "SELECT id, name, points_per_second, created_at FROM apps WHERE name = $1 ORDER BY created_at, id LIMIT 1";
+    let sql = "SELECT id, name, points_per_second, created_at FROM apps WHERE name = $1 AND issuer IS NULL ORDER BY created_at, id LIMIT 1";
     App::find_by_statement(statement(sql, [name.into()])).one(db).await
 }
 
@@ -251,18 +252,17 @@ pub async fn revoke_key(db: &impl ConnectionTrait, id: Uuid) -> Result<Option<Ap
     ApiKey::find_by_statement(statement(&sql, [id.into()])).one(db).await
 }
 
-/// Lets a good key end so many seconds from now, unless it ends earlier.
+/// Lets a good key end so many seconds from now, unless it ends earlier. Returns whether there is such a good key.
 ///
 /// # Errors
 /// Any error of the database.
-pub async fn expire_key(db: &impl ConnectionTrait, id: Uuid, seconds: i64) -> Result<(), DbErr> {
-    db.execute_raw(statement(
+pub async fn expire_key(db: &impl ConnectionTrait, id: Uuid, seconds: i64) -> Result<bool, DbErr> {
+    let result = db.execute_raw(statement(
         "UPDATE api_keys SET expires_at = least(expires_at, now() + make_interval(secs => $2))
-         WHERE id = $1 AND revoked_at IS NULL",
+         WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())",
         [id.into(), (seconds as f64).into()],
-    ))
-    .await
-    .map(drop)
+    ));
+    Ok(result.await?.rows_affected() == 1)
 }
 
 /// Notes that these keys were used.

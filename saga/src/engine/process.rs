@@ -196,8 +196,10 @@ fn step_status(saga: &SagaRow, is_current: bool, running: bool, attempts: &[&Att
 
 fn message(detail: Option<&Json>) -> Option<String> {
     let detail = detail?;
+    // What an operator has to say is between operators; what was found out is for everybody.
+    let is_note = detail.get("by").is_some();
     // A refusal that an operator found out has its message one level further in.
     let said = detail.get("failure").unwrap_or(detail);
-    let text = said.get("message").or_else(|| said.get("reason"))?;
+    let text = said.get("message").or_else(|| said.get("reason").filter(|_| !is_note))?;
     text.as_str().map(str::to_owned)
 }

@@ -110,7 +110,9 @@ async fn each_root_opens_with_its_scope_and_stays_shut_without() {
 #[tokio::test]
 async fn an_administrator_makes_rotates_and_revokes_keys() {
     let shop = closed_shop().await;
-    let admin = shop.with(&key(&shop, "admin", &[Scope::AppsManage, Scope::OrdersRead]).await.secret);
+    let admin = shop.with(
+        &key(&shop, "admin", &[Scope::AppsManage, Scope::OrdersRead, Scope::OrdersReadAll]).await.secret,
+    );
     let app = admin
         .execute(
             "mutation { createApp(input: { name: \"partner\", pointsPerSecond: 0 }) { app { id } } }",
@@ -371,5 +373,72 @@ async fn where_everybody_is_let_in_a_page_that_leads_its_own_name_here_is_not() 
         let request = shop.post().header("host", host).json(&json!({ "query": "{ __typename }" }));
         assert_eq!(request.send().await.expect("an answer").status().as_u16(), status, "{host}");
     }
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn who_manages_apps_gives_away_no_orders_that_it_does_not_see() {
+    let shop = closed_shop().await;
+    let victim = key(&shop, "victim", &[Scope::OrdersRead, Scope::OrdersReadPii]).await;
+    let scopes = [Scope::AppsManage, Scope::OrdersRead, Scope::OrdersReadPii];
+    let manager = key(&shop, "manager", &scopes).await;
+    let id_of = |app: &AppWithKey| domain::id::AppId::from_uuid(app.app_id).to_string();
+    let create = "mutation ($input: CreateApiKeyInput!) { createApiKey(input: $input) { secret userErrors { path } } }";
+    let made = async |by: &AppWithKey, input: Value| {
+        shop.with(&by.secret).execute(create, json!({ "input": input })).await["createApiKey"]["secret"]
+            .take()
+    };
+    let key_for = |app: &AppWithKey, scopes: &[&str], granted: &[&AppWithKey]| {
+        let granted: Vec<String> = granted.iter().map(|app| id_of(app)).collect();
+        json!({ "appId": id_of(app), "name": "n", "scopes": scopes, "rowFilter": { "apps": granted } })
+    };
+    assert_eq!(made(&manager, key_for(&victim, &["orders:read"], &[])).await, Value::Null);
+    assert_eq!(made(&manager, key_for(&manager, &["orders:read"], &[&victim])).await, Value::Null);
+    let rotate = "mutation ($input: RotateApiKeyInput!) { rotateApiKey(input: $input) { secret } }";
+    let key_id = domain::id::KeyId::from_uuid(victim.key_id).to_string();
+    let rotated = shop.with(&manager.secret).execute(rotate, json!({ "input": { "id": key_id } })).await;
+    assert_eq!(rotated["rotateApiKey"]["secret"], Value::Null);
+    assert!(made(&manager, key_for(&manager, &["orders:read"], &[])).await.is_string());
+    assert!(made(&manager, key_for(&victim, &["apps:manage"], &[])).await.is_string(), "it shows no order");
+
+    let all = [Scope::AppsManage, Scope::OrdersRead, Scope::OrdersReadAll];
+    let administrator = key(&shop, "administrator", &all).await;
+    assert!(made(&administrator, key_for(&victim, &["orders:read"], &[&manager])).await.is_string());
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_over_is_not_rotated() {
+    let shop = closed_shop().await;
+    let manager = shop.with(&key(&shop, "manager", &Scope::ALL).await.secret);
+    let rotate = "mutation ($input: RotateApiKeyInput!) { rotateApiKey(input: $input) { secret userErrors { path } } }";
+    for ended in ["revoked_at", "expires_at"] {
+        let old = key(&shop, ended, &[Scope::OrdersRead]).await;
+        shop.db.execute(&format!("UPDATE api_keys SET {ended} = now() WHERE id = '{}'", old.key_id)).await;
+        let id = domain::id::KeyId::from_uuid(old.key_id).to_string();
+        let rotated = manager.execute(rotate, json!({ "input": { "id": id } })).await["rotateApiKey"].take();
+        assert_eq!(
+            rotated,
+            json!({ "secret": null, "userErrors": [{ "path": ["input", "id"] }] }),
+            "{ended}"
+        );
+    }
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_name_at_an_identity_provider_is_not_the_name_of_an_app_of_ours() {
+    let shop = closed_shop().await;
+    let db = shop.db.connection();
+    let foreign = domain::app::store::app_of_client(&db, "https://login.example", "warehouse").await;
+    let foreign = domain::id::AppId::from_uuid(foreign.expect("an app").id).to_string();
+    let mut command = oms_command(
+        OMS,
+        &shop.db,
+        &["keys", "create", "--app", "warehouse", "--scopes", "orders:read", "--json"],
+    );
+    let created = within("the command has ended", command.output()).await.expect("oms-under-test runs");
+    let key: Value = serde_json::from_slice(&created.stdout).expect("one JSON object");
+    assert_ne!(key["app"]["id"], json!(foreign));
     shop.close().await;
 }

@@ -44,7 +44,7 @@ pub(super) enum SagasCommand {
     ///
     /// The other system may have forgotten the key: you vouch that it does not carry the call out twice.
     Resume(act::ActArgs),
-    /// Give up: what may have been done is undone, and the order fails with the reason as its message
+    /// Give up: what may have been done is undone, and the order fails as ABANDONED
     ///
     /// Refused past the point of no return, which is the capture of the payment, and while nobody knows whether that
     /// was passed: resolve it first.

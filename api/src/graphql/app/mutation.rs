@@ -3,14 +3,14 @@
 use async_graphql::{Context, ID, InputObject, Object, Result, SimpleObject};
 use chrono::{DateTime, Utc};
 use domain::app::key::{self, MAX_GRANTED_APPS, NewKey, Secret};
-use domain::app::{Scope, Scopes, store};
+use domain::app::{Scope, Scopes, Visibility, store};
 use domain::id::{AppId, KeyId};
 use domain::input::Violation;
 use sea_orm::{DbErr, TransactionTrait};
 use uuid::Uuid;
 
 use super::{ApiKey, App, find_app};
-use crate::access::{Needs, caller};
+use crate::access::{Caller, Needs, caller};
 use crate::app::Services;
 use crate::graphql::error::{OrReport, UserError};
 use crate::graphql::ids;
@@ -68,6 +68,9 @@ impl AppMutation {
                 violations.push(Violation::new(&path, format!("there is no app {:?}", id.as_str())));
             }
         }
+        if !may_give(caller(ctx)?, &input.scopes, &input.app_id, granted) {
+            violations.push(Violation::new(&["scopes"], BEYOND_ROWS));
+        }
         let new_key = match input.check(caller(ctx)?.scopes()) {
             Ok(new_key) if violations.is_empty() => new_key,
             Ok(_) => return Ok(CreateApiKeyPayload::refused(violations)),
@@ -92,7 +95,9 @@ impl AppMutation {
             Ok(id) => store::revoke_key(&services.db, id.uuid()).await.or_report(ctx, "revoke a key")?,
             Err(_) => None,
         };
-        services.door.forget();
+        if revoked.is_some() {
+            services.door.forget();
+        }
         Ok(match revoked {
             Some(api_key) => {
                 tracing::info!(key.prefix = api_key.prefix, "revoked an API key");
@@ -119,11 +124,15 @@ impl AppMutation {
             Ok(id) => store::find_key(&services.db, id.uuid()).await.or_report(ctx, "read a key")?,
             Err(_) => None,
         };
-        let Some(old) = old.filter(|old| old.revoked_at.is_none()) else {
+        let Some(old) = old else {
             return Ok(CreateApiKeyPayload::refused(vec![no_key(&input.id)]));
         };
         if !caller(ctx)?.scopes().include(old.scopes()) {
             return Ok(CreateApiKeyPayload::refused(vec![Violation::new(&["id"], BEYOND_CALLER)]));
+        }
+        let granted: Vec<ID> = old.granted_apps.iter().map(|app_id| super::app_id(*app_id)).collect();
+        if !may_give(caller(ctx)?, &old.scopes, &super::app_id(old.app_id), &granted) {
+            return Ok(CreateApiKeyPayload::refused(vec![Violation::new(&["id"], BEYOND_ROWS)]));
         }
         let new_key = NewKey {
             app_id: old.app_id,
@@ -136,12 +145,17 @@ impl AppMutation {
         let revealed = secret.reveal().to_owned();
         let rotated = run_to_end(async move {
             let tx = db.begin().await?;
+            // First, so that whoever revokes it meanwhile waits, or was first.
+            if !store::expire_key(&tx, old_id, grace).await? {
+                return Ok(None);
+            }
             let key = store::create_key(&tx, &new_key, &secret).await?;
-            store::expire_key(&tx, old_id, grace).await?;
             tx.commit().await?;
-            Ok::<_, DbErr>(key)
+            Ok::<_, DbErr>(Some(key))
         });
-        let api_key = rotated.await.or_report(ctx, "rotate a key")?;
+        let Some(api_key) = rotated.await.or_report(ctx, "rotate a key")? else {
+            return Ok(CreateApiKeyPayload::refused(vec![no_key(&input.id)]));
+        };
         services.door.forget();
         tracing::info!(key.prefix = api_key.prefix, replaces = old.prefix, "rotated an API key");
         Ok(CreateApiKeyPayload {
@@ -169,7 +183,9 @@ impl AppMutation {
                 .or_report(ctx, "take back the access tokens of an order")?,
             None => false,
         };
-        services.door.forget();
+        if revoked {
+            services.door.forget();
+        }
         let user_errors = match revoked {
             true => Vec::new(),
             false => {
@@ -182,6 +198,15 @@ impl AppMutation {
 }
 
 const BEYOND_CALLER: &str = "must not open more than the key that makes it: a scope is missing there";
+
+const BEYOND_ROWS: &str = "must not show orders that the key which makes it does not see; that takes orders:read_all, or a key without orders:*";
+
+/// Whether a key of this app with this row filter shows no order that its maker does not see.
+fn may_give(maker: &Caller, scopes: &[String], app_id: &ID, granted: &[ID]) -> bool {
+    let Visibility::Apps(seen) = maker.visibility() else { return maker.may(Scope::OrdersReadAll) };
+    let sees = |id: &ID| id.parse::<AppId>().is_ok_and(|id| seen.contains(&id.uuid()));
+    !scopes.iter().any(|scope| scope.starts_with("orders:")) || (sees(app_id) && granted.iter().all(sees))
+}
 
 fn no_key(id: &ID) -> Violation {
     Violation::new(&["id"], format!("there is no good key {:?}", id.as_str()))
@@ -230,7 +255,8 @@ pub(super) struct CreateApiKeyInput {
     /// What people call it, 1 to 100 characters. Example: `warehouse, spring 2026`
     name: String,
     /// What it may do: orders:read, orders:read_pii, orders:read_all, orders:write, catalog:write, sagas:operate,
-    /// apps:manage. Not more than the caller. Example: `orders:read`
+    /// apps:manage. Not more than the caller; without orders:read_all, orders:* only for apps whose orders the caller sees.
+    /// Example: `orders:read`
     scopes: Vec<String>,
     /// Until when it is good (RFC 3339); for ever unless said. Example: `2027-11-25T10:00:00Z`
     expires_at: Option<DateTime<Utc>>,

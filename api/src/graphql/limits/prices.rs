@@ -1,7 +1,8 @@
 //! What a query costs, before it runs.
 //!
 //! An object costs a point and its scalars nothing; a mutation or a subscription costs ten. A page costs its size times
-//! what one item costs, other lists are taken for ten items long, but for `userErrors`. Prices come from our own schema, so that a new field has
+//! what one item costs, other lists are taken for ten items long, but for `userErrors`; what searches
+//! costs ten more. Prices come from our own schema, so that a new field has
 //! one without a word here.
 
 use std::collections::HashMap;
@@ -19,6 +20,9 @@ const ACTION: u64 = 10;
 
 /// Points of a look at the schema, which is put together once.
 const INTROSPECTION: u64 = 10;
+
+/// Points of fields that look at far more rows than they return, beyond what they return.
+const SEARCHES: [(&str, u64); 2] = [("totalCount", 10), ("changes", 10)];
 
 /// Items that a list without pages is taken for.
 const LIST_ITEMS: u64 = 10;
@@ -164,6 +168,8 @@ impl<'a> Reckoning<'a> {
             let each = self.selections(&field.selection_set.node, "_Entity", 1, 0).saturating_add(1);
             return each.saturating_mul(self.longest_list(field).unwrap_or(1)).saturating_add(base);
         }
+        let base =
+            base + SEARCHES.iter().find(|(search, _)| *search == name).map_or(0, |(_, points)| *points);
         let prices = self.prices;
         let Some(price) = prices.fields.get(ty).and_then(|fields| fields.get(name)) else { return 0 };
         if prices.fields.get(&price.ty).is_none_or(HashMap::is_empty) {
@@ -204,13 +210,22 @@ impl<'a> Reckoning<'a> {
     fn longest_list(&self, field: &Field) -> Option<u64> {
         let lists = field.arguments.iter().filter_map(|(_, value)| match &value.node {
             Value::List(items) => Some(items.len() as u64),
-            Value::Variable(name) => match self.variables.get(name) {
-                Some(ConstValue::List(items)) => Some(items.len() as u64),
+            Value::Variable(name) => match self.variable(name)? {
+                ConstValue::List(items) => Some(items.len() as u64),
                 _ => None,
             },
             _ => None,
         });
         lists.max()
+    }
+
+    /// The value of a variable, its default where the request gives none.
+    fn variable(&self, name: &str) -> Option<&ConstValue> {
+        self.variables.get(name).or_else(|| {
+            let mut definitions = self.operation.variable_definitions.iter();
+            let definition = definitions.find(|definition| definition.node.name.node == name)?;
+            Some(&definition.node.default_value.as_ref()?.node)
+        })
     }
 
     /// The size of the page that the query asks for.
@@ -222,15 +237,7 @@ impl<'a> Reckoning<'a> {
     fn number(&self, value: &Value) -> Option<u64> {
         match value {
             Value::Number(number) => Some(number.as_u64().unwrap_or(0).min(MAX_PAGE)),
-            Value::Variable(name) => match self.variables.get(name) {
-                Some(value) => size(value),
-                None => {
-                    let definitions = &self.operation.variable_definitions;
-                    let definition =
-                        definitions.iter().find(|definition| definition.node.name.node == *name)?;
-                    size(&definition.node.default_value.as_ref()?.node)
-                }
-            },
+            Value::Variable(name) => self.variable(name).and_then(size),
             _ => None,
         }
     }

@@ -23,7 +23,8 @@ impl ChangesQuery {
     ///
     /// Ask again with `endCursor` as `after`, at once while `hasNextPage` is true and now and then when it is not. A page
     /// may be short, or empty, and yet be followed by others: one call looks at 5,000 events of all apps. A transaction
-    /// that runs holds the feed back until it ends. After the database was restored from a dump, begin without a cursor.
+    /// that runs holds the feed back until it ends. After the database was restored from a dump, cursors mean nothing: begin
+    /// without one.
     #[graphql(guard = "Needs([Scope::OrdersRead])")]
     async fn changes(
         &self,

@@ -87,6 +87,15 @@ pub(crate) async fn load_orders(ctx: &Context<'_>, ids: &[Uuid]) -> Result<Vec<O
     Ok(orders.or_report(ctx, "read orders")?.into_iter().flatten().map(Order::from).collect())
 }
 
+/// Whether the caller sees an order of this id. Reads nothing of it.
+///
+/// # Errors
+/// The database could not be asked; reported already.
+async fn sees_order(ctx: &Context<'_>, id: Uuid) -> Result<bool> {
+    let wanted = Wanted { columns: Columns::default(), lines: false };
+    Ok(load(ctx, id, wanted).await.or_report(ctx, "watch an order")?.is_some())
+}
+
 fn wanted(ctx: &Context<'_>) -> Wanted {
     Wanted { columns: selection::columns(&ctx.field()), lines: selection::lines(&ctx.field()) }
 }
@@ -97,7 +106,7 @@ async fn load(ctx: &Context<'_>, id: Uuid, mut wanted: Wanted) -> Result<Option<
     if !caller.may(Scope::OrdersReadPii) {
         wanted.columns = wanted.columns.without(Columns::PERSONAL);
     }
-    ctx.data_unchecked::<Loaders>().orders.load((caller.visibility().clone(), wanted, id)).await
+    ctx.data_unchecked::<Loaders>().orders.load((caller.visibility().clone(), wanted), id).await
 }
 
 /// Something a client wants to buy: its lines, its money, and the process that carries it out.
@@ -196,7 +205,7 @@ impl Order {
             Some(lines) => lines.clone(),
             None => {
                 let visibility = caller(ctx)?.visibility().clone();
-                let lines = ctx.data_unchecked::<Loaders>().lines.load((visibility, self.row.id)).await;
+                let lines = ctx.data_unchecked::<Loaders>().lines.load(visibility, self.row.id).await;
                 lines.or_report(ctx, "read the lines of an order")?.unwrap_or_default()
             }
         };
@@ -300,8 +309,8 @@ impl Order {
     ) -> Result<Vec<OrderEvent>> {
         let page = EventsPage { after: after.unwrap_or(0), first: page::check_first(first)? };
         let caller = caller(ctx)?;
-        let key = (caller.visibility().clone(), page, self.row.id);
-        let events = ctx.data_unchecked::<Loaders>().events.load(key).await;
+        let common = (caller.visibility().clone(), page);
+        let events = ctx.data_unchecked::<Loaders>().events.load(common, self.row.id).await;
         let events = events.or_report(ctx, "read the events of an order")?.unwrap_or_default();
         Ok(events.into_iter().map(|event| OrderEvent::new(event, caller)).collect())
     }

@@ -3,7 +3,7 @@
 use async_graphql::{Context, Error, ErrorExtensions, ID, Result, Subscription};
 use futures_util::{Stream, StreamExt};
 
-use super::{OrderStatusUpdate, load_order};
+use super::{OrderStatusUpdate, sees_order};
 use crate::access::{MayFollow, caller};
 use crate::app::Services;
 use crate::graphql::ResumeAfter;
@@ -35,7 +35,7 @@ impl OrderSubscription {
         let (services, caller) = (ctx.data_unchecked::<Services>(), caller(ctx)?);
         // One error for an id that is none, that names nothing, and that names what the caller does not see.
         let order_id = ids::parse_order_id(&id).ok_or_else(not_found)?;
-        load_order(ctx, order_id).await?.ok_or_else(not_found)?;
+        sees_order(ctx, order_id).await?.then_some(()).ok_or_else(not_found)?;
         let after = ctx.data_opt::<ResumeAfter>().map_or(after, |resume| Some(resume.0));
         let events = services.event_feed.events(order_id, after.unwrap_or(0), caller.visibility().clone());
         Ok(events.map(move |event| {

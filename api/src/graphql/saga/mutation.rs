@@ -48,7 +48,7 @@ impl SagaMutation {
     }
 
     /// Gives sagas up that are not past the point of no return: what may have been done is undone, and the order fails
-    /// with the code `ABANDONED` and the reason as its message. For operators; see `retrySagas`.
+    /// with the code `ABANDONED`. The reason is told to operators alone. For operators; see `retrySagas`.
     #[graphql(guard = "Needs([Scope::SagasOperate])")]
     async fn abandon_sagas(
         &self,

@@ -14,6 +14,9 @@ use crate::engine::step::{Failure, Outcome, StepError};
 /// The code with which an abandoned saga compensates.
 const ABANDONED: &str = "ABANDONED";
 
+/// What everybody is told who sees the subject; the operator's reason is between operators.
+const CALLED_OFF: &str = "it was called off";
+
 /// Why an act is not carried out; nothing was written. The caller knows which saga.
 #[derive(Debug, thiserror::Error)]
 pub enum ActError {
@@ -96,7 +99,7 @@ impl Taken {
         let decision = match act {
             Act::Retry => Decision::TryNow,
             Act::Resume => Decision::TryAfresh,
-            Act::Abandon => Decision::Abandon(Failure::new(ABANDONED, operator.reason.clone())),
+            Act::Abandon => Decision::Abandon(Failure::new(ABANDONED, CALLED_OFF)),
             Act::Resolve(Finding::Succeeded(answer)) => Decision::Resolve(Outcome::Succeeded(answer)),
             Act::Resolve(Finding::Refused(failure)) => Decision::Resolve(Outcome::Refused(failure)),
         };
