@@ -70,6 +70,11 @@ impl Client {
         Self { credential: Some(credential.to_owned()), ..self.clone() }
     }
 
+    /// The credential that it shows; none on a server that asks for none.
+    pub fn credential(&self) -> Option<&str> {
+        self.credential.as_deref()
+    }
+
     fn show(&self, request: RequestBuilder) -> RequestBuilder {
         match &self.credential {
             Some(credential) => request.bearer_auth(credential),

@@ -84,14 +84,17 @@ impl Budgets {
 
 #[cfg(test)]
 mod tests {
-    use domain::app::Scopes;
+    use domain::app::{Scopes, store};
     use domain::id::AppId;
 
     use super::*;
 
     fn caller(points_per_second: Option<u32>) -> Caller {
-        let id = AppId::from_uuid(Uuid::now_v7());
-        Caller::app(id, "app".to_owned(), Scopes::default(), &[], points_per_second, None)
+        Caller::app(&app(), Scopes::default(), &[], points_per_second, None)
+    }
+
+    fn app() -> store::App {
+        store::App::new(AppId::from_uuid(Uuid::now_v7()), "app")
     }
 
     #[test]
@@ -106,8 +109,9 @@ mod tests {
 
     #[test]
     fn a_shopper_takes_nothing_out_of_the_app_that_has_placed_its_order() {
-        let (budgets, app) = (Budgets::default(), caller(Some(5)));
-        let shopper = |order_id| Caller::shopper(app.app_id(), order_id, Some(5));
+        let (budgets, shop) = (Budgets::default(), app());
+        let app = Caller::app(&shop, Scopes::default(), &[], Some(5), None);
+        let shopper = |order_id| Caller::shopper(&shop, order_id, Some(5));
         let order_id = Uuid::now_v7();
         assert!(budgets.take(&shopper(order_id), 50).is_ok());
         assert!(budgets.take(&shopper(order_id), 50).is_err(), "it has a budget of its own");

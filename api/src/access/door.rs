@@ -26,13 +26,14 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::Caller;
+use super::documents::RegisteredDocuments;
 use super::jwt::{TokenRefused, TokenVerifier};
 use super::order_token::{OrderTokens, is_order_token};
 use crate::config::AccessArgs;
 
 /// How long the door remembers who a credential stands for. With the interval at which open subscriptions look again it
 /// stays below the minute within which a revoked key is shut out everywhere.
-const REMEMBER_FOR: Duration = Duration::from_secs(25);
+pub(super) const REMEMBER_FOR: Duration = Duration::from_secs(25);
 
 /// How often the holder of an open connection has to be looked at again.
 pub(crate) const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(20);
@@ -150,6 +151,7 @@ struct Parts {
     db: DatabaseConnection,
     settings: AccessArgs,
     order_tokens: OrderTokens,
+    documents: RegisteredDocuments,
     provider: Option<TokenVerifier>,
     /// By SHA-256 of the credential, so that no secret lies about in memory.
     remembered: Cache<[u8; 32], Answer>,
@@ -191,6 +193,7 @@ impl Door {
         let order_tokens = OrderTokens::new(&secret, TimeDelta::days(i64::from(settings.order_token_days)));
         let remembered = Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(REMEMBER_FOR).build();
         let parts = Parts {
+            documents: RegisteredDocuments::of(db.clone()),
             db,
             settings,
             order_tokens,
@@ -269,10 +272,16 @@ impl Door {
         self.0.order_tokens.issue(order_id, Utc::now())
     }
 
-    /// Forgets whom it remembers: a credential was taken away.
+    /// The documents that are registered for apps.
+    pub(crate) fn documents(&self) -> &RegisteredDocuments {
+        &self.0.documents
+    }
+
+    /// Forgets whom it remembers, and which documents: something about an app has changed, or was taken away.
     pub(crate) fn forget(&self) {
         self.0.generation.fetch_add(1, Ordering::AcqRel);
         self.0.remembered.invalidate_all();
+        self.0.documents.forget();
     }
 
     async fn look_up(&self, text: &str) -> Result<Answer, Denied> {
@@ -297,8 +306,7 @@ impl Door {
         let store::Credential { key_id, app, scopes, granted_apps, .. } = credential;
         // Whoever may change the limits is not held by them.
         let points = if scopes.contain(Scope::AppsManage) { None } else { self.points_of(&app) };
-        let app_id = domain::id::AppId::from_uuid(app.id);
-        let caller = Caller::app(app_id, app.name, scopes, &granted_apps, points, Some(key_id));
+        let caller = Caller::app(&app, scopes, &granted_apps, points, Some(key_id));
         Ok(Answer { caller: Ok(caller), ends_at: None })
     }
 
@@ -313,8 +321,7 @@ impl Door {
         let app =
             store::app_of_client(&self.0.db, &token.issuer, &token.client).await.map_err(unavailable)?;
         let points = if token.scopes.contain(Scope::AppsManage) { None } else { self.points_of(&app) };
-        let app_id = domain::id::AppId::from_uuid(app.id);
-        let caller = Caller::app(app_id, app.name, token.scopes, &[], points, None);
+        let caller = Caller::app(&app, token.scopes, &[], points, None);
         Ok(Answer { caller: Ok(caller), ends_at: Some(token.expires_at) })
     }
 
@@ -324,7 +331,7 @@ impl Door {
         let app = app.map_err(unavailable)?.ok_or(Denied::Unauthenticated)?;
         // Not the app's own number: an app without a limit is trusted, whoever has a link to its orders is not.
         let points = Some(self.0.settings.points_per_second).filter(|points| *points > 0);
-        let caller = Caller::shopper(domain::id::AppId::from_uuid(app.id), token.order_id, points);
+        let caller = Caller::shopper(&app, token.order_id, points);
         Ok(Answer { caller: Ok(caller), ends_at: Some(token.expires_at) })
     }
 

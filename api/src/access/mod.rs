@@ -7,6 +7,7 @@
 //! Kept apart: *authorize* is what a payment gateway does with a card. Here it is callers and what they may do.
 
 pub(crate) mod budget;
+pub(crate) mod documents;
 pub mod door;
 mod jwks;
 pub mod jwt;
@@ -17,7 +18,7 @@ mod provider;
 use std::sync::Arc;
 
 use async_graphql::{Context, Error, ErrorExtensions, Guard, Result};
-use domain::app::{Scope, Scopes, Visibility};
+use domain::app::{Scope, Scopes, Visibility, store};
 use domain::id::{AppId, local_app};
 use uuid::Uuid;
 
@@ -38,6 +39,7 @@ struct Facts {
     scopes: Scopes,
     visibility: Visibility,
     points_per_second: Option<u32>,
+    only_registered_documents: bool,
     kind: Kind,
 }
 
@@ -61,8 +63,7 @@ pub enum Kind {
 impl Caller {
     /// An app. It sees its own orders and those of the apps that `granted` lists; every order with the scope for that.
     pub fn app(
-        app_id: AppId,
-        app_name: String,
+        app: &store::App,
         scopes: Scopes,
         granted: &[Uuid],
         points_per_second: Option<u32>,
@@ -71,21 +72,29 @@ impl Caller {
         let visibility = if scopes.contain(Scope::OrdersReadAll) {
             Visibility::All
         } else {
-            Visibility::Apps(std::iter::once(app_id.uuid()).chain(granted.iter().copied()).collect())
+            Visibility::Apps(std::iter::once(app.id).chain(granted.iter().copied()).collect())
         };
-        let kind = Kind::App { key_id };
-        Self(Arc::new(Facts { app_id, app_name, scopes, visibility, points_per_second, kind }))
+        Self(Arc::new(Facts {
+            app_id: AppId::from_uuid(app.id),
+            app_name: app.name.clone(),
+            scopes,
+            visibility,
+            points_per_second,
+            only_registered_documents: app.only_registered_documents,
+            kind: Kind::App { key_id },
+        }))
     }
 
     /// A shopper, who follows one order and sees nothing personal: a link with its token may have been passed on. It has no
-    /// scope: what it may do is what [`MayFollow`] opens.
-    pub fn shopper(app_id: AppId, order_id: Uuid, points_per_second: Option<u32>) -> Self {
+    /// scope: what it may do is what [`MayFollow`] opens. `app` has placed the order.
+    pub fn shopper(app: &store::App, order_id: Uuid, points_per_second: Option<u32>) -> Self {
         Self(Arc::new(Facts {
-            app_id,
+            app_id: AppId::from_uuid(app.id),
             app_name: "shopper".to_owned(),
             scopes: Scopes::default(),
             visibility: Visibility::Order(order_id),
             points_per_second,
+            only_registered_documents: app.only_registered_documents,
             kind: Kind::Shopper { order_id },
         }))
     }
@@ -98,6 +107,7 @@ impl Caller {
             scopes: Scopes::all(),
             visibility: Visibility::All,
             points_per_second: None,
+            only_registered_documents: false,
             kind: Kind::Anonymous,
         }))
     }
@@ -130,6 +140,11 @@ impl Caller {
     /// Points that flow back into its budget in a second; none for a caller without a limit.
     pub fn points_per_second(&self) -> Option<u32> {
         self.0.points_per_second
+    }
+
+    /// Whether it may execute nothing but documents that are registered for its app.
+    pub fn only_registered_documents(&self) -> bool {
+        self.0.only_registered_documents
     }
 
     /// Whose budget its requests come out of. A shopper's is a budget of the order's own: whoever has a link to one order

@@ -171,7 +171,11 @@ fn of_flag(violation: Violation) -> anyhow::Error {
     anyhow::anyhow!("--{} {}", violation.path.join("-"), violation.message)
 }
 
-async fn find_app(db: &impl sea_orm::ConnectionTrait, text: &str) -> anyhow::Result<Option<store::App>> {
+/// Returns the app of this name or id.
+pub(super) async fn find_app(
+    db: &impl sea_orm::ConnectionTrait,
+    text: &str,
+) -> anyhow::Result<Option<store::App>> {
     let found = match text.parse::<AppId>() {
         Ok(id) => store::find_app(db, id.uuid()).await?,
         // The shop itself cannot be taken over by an app that bears its name.

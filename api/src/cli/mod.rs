@@ -16,6 +16,7 @@ mod bench;
 mod catalog;
 mod database_url;
 mod demo;
+mod documents;
 mod keys;
 mod migrate;
 mod sagas;
@@ -29,6 +30,7 @@ Examples:
   oms serve                            API and runner on an embedded Postgres, GraphQL on 127.0.0.1:8080
   oms serve --role api                 the API alone; run more of them on one DATABASE_URL
   oms keys create --scopes all         make an API key; callers need one
+  oms documents allow --app shop *.graphql   register what the app may execute by name
   oms catalog import products.csv      add or replace products and their stock
   psql \"$(oms database-url)\"           look at the tables
   oms sagas list --stuck               what a person should look at
@@ -72,6 +74,9 @@ enum Command {
     /// Make, list and revoke API keys
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Register the documents that an app may execute
+    #[command(subcommand)]
+    Documents(documents::DocumentsCommand),
     /// Work on the catalog
     #[command(subcommand)]
     Catalog(catalog::CatalogCommand),
@@ -121,6 +126,7 @@ fn try_run(cli: Cli) -> anyhow::Result<()> {
             Command::Schema => schema::run(),
             Command::Sagas(command) => until_signal(sagas::run(&command)).await,
             Command::Keys(command) => until_signal(keys::run(&command)).await,
+            Command::Documents(command) => until_signal(documents::run(&command)).await,
             Command::Catalog(command) => until_signal(catalog::run(&command)).await,
             Command::Verify(args) => until_signal(verify::run(&args)).await,
             Command::DatabaseUrl(args) => database_url::run(&args),

@@ -11,12 +11,16 @@ use async_graphql::{ErrorExtensionValues, Request, Response, ServerError, Value,
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use sea_orm::DatabaseConnection;
+use tracing::warn;
 
 use super::documents::Documents;
+use super::error::UNAVAILABLE;
 use super::limits::{self, Prices, prices};
 use super::loaders::Loaders;
-use super::{Schema, builder, sdl};
+use super::registered::{self, DOCUMENT_NOT_ALLOWED, DOCUMENT_NOT_FOUND, Unsettled};
+use super::{DocumentChecker, Schema, builder, sdl};
 use crate::access::budget::{Budgets, Exhausted, Throttle};
+use crate::access::documents::RegisteredDocuments;
 use crate::access::personal_data::{PersonalData, request_id};
 use crate::access::{Caller, FORBIDDEN};
 use crate::app::Services;
@@ -59,6 +63,7 @@ pub struct Executor {
 #[derive(Debug)]
 struct Parts {
     documents: Documents,
+    registered: RegisteredDocuments,
     limits: LimitArgs,
     prices: Prices,
     budgets: Budgets,
@@ -82,8 +87,9 @@ impl Executor {
         let documents = Documents::new(limits.clone());
         let (prices, budgets) = (Prices::of_schema(&sdl()), Budgets::default());
         let db = services.db.clone();
-        let parts = Arc::new(Parts { documents, limits, prices, budgets, db });
-        Self { schema: builder().data(services).data(loaders).finish(), parts }
+        let (registered, checker) = (services.door.documents().clone(), DocumentChecker::new(limits.clone()));
+        let parts = Arc::new(Parts { documents, registered, limits, prices, budgets, db });
+        Self { schema: builder().data(services).data(loaders).data(checker).finish(), parts }
     }
 
     /// Checks a text that is going to be parsed.
@@ -102,7 +108,45 @@ impl Executor {
         response
     }
 
-    async fn execute_one(&self, caller: Caller, request: Request) -> Response {
+    /// Gives a request that names a registered document its text, and refuses what its app may not execute. Executing does
+    /// so as well; this is for who has to look at the text before.
+    ///
+    /// # Errors
+    /// The answer to a request that is refused. Nothing was parsed.
+    pub(crate) async fn settle(&self, caller: &Caller, request: &mut Request) -> Result<(), Box<Response>> {
+        let Parts { registered, budgets, .. } = &*self.parts;
+        registered::settle(registered, budgets, caller, request).await.map_err(|unsettled| {
+            Box::new(match unsettled {
+                Unsettled::NotFound => {
+                    let message = "no document of this name is registered for the app; register it with addDocuments \
+                                   or `oms documents allow`";
+                    refusal(DOCUMENT_NOT_FOUND, message.to_owned(), |_| ())
+                }
+                Unsettled::NotAllowed => {
+                    let message = "the app may execute registered documents only, and this is none of them; register it \
+                                   with addDocuments or `oms documents allow`";
+                    refusal(DOCUMENT_NOT_ALLOWED, message.to_owned(), |_| ())
+                }
+                Unsettled::Exhausted(Exhausted::For(wait)) => rate_limited(wait),
+                // A bucket holds more than a look-up costs.
+                Unsettled::Exhausted(Exhausted::ForEver { .. }) => rate_limited(Duration::ZERO),
+                Unsettled::Unavailable(error) => {
+                    warn!(request.id = request_id(request), %error, "cannot look up a registered document");
+                    let message = "the service is busy or its database cannot be reached; try again later";
+                    refusal(UNAVAILABLE, message.to_owned(), |_| ())
+                }
+            })
+        })
+    }
+
+    async fn execute_one(&self, caller: Caller, mut request: Request) -> Response {
+        match self.settle(&caller, &mut request).await {
+            Ok(()) => self.execute_settled(caller, request).await,
+            Err(refused) => *refused,
+        }
+    }
+
+    async fn execute_settled(&self, caller: Caller, request: Request) -> Response {
         let Admitted { request, operation, points, throttle } = match self.admit(&caller, request) {
             Ok(admitted) => admitted,
             Err(refused) => return *refused,
@@ -134,12 +178,15 @@ impl Executor {
     pub fn execute_stream(&self, caller: Caller, mut request: Request) -> BoxStream<'static, Response> {
         let (executor, may_introspect) = (self.clone(), caller.may_introspect());
         let started = async move {
+            if let Err(refused) = executor.settle(&caller, &mut request).await {
+                return stream::iter([*refused]).boxed();
+            }
             // Looked at again when it is admitted, where the parsed query is where this look has left it.
             let operation = executor.parts.documents.prepare(&mut request).map(|document| {
                 prices::operation(&document, request.operation_name.as_deref()).map(|operation| operation.ty)
             });
             if !matches!(operation, Ok(Some(OperationType::Subscription))) {
-                return stream::iter([executor.execute_one(caller, request).await]).boxed();
+                return stream::iter([executor.execute_settled(caller, request).await]).boxed();
             }
             match executor.admit(&caller, request) {
                 Ok(Admitted { request, .. }) => executor.subscribe(caller, request),
@@ -195,14 +242,7 @@ impl Executor {
             return Err(self.refuse_for(requested, refusal(QUERY_TOO_COSTLY, message, |_| ())));
         };
         let throttle = parts.budgets.take(caller, points).map_err(|exhausted| match exhausted {
-            Exhausted::For(wait) => {
-                let seconds = wait.as_secs() + 1;
-                let message =
-                    format!("the app has no points left for this request; repeat it in {seconds} s");
-                let refused =
-                    refusal(RATE_LIMITED, message, |extensions| extensions.set("retryAfterSeconds", seconds));
-                self.refuse_for(points, refused)
-            }
+            Exhausted::For(wait) => self.refuse_for(points, rate_limited(wait)),
             Exhausted::ForEver { holds } => {
                 let message = format!(
                     "the request costs {points} points, and the app's budget holds {holds}; ask for less"
@@ -259,6 +299,13 @@ fn refusal(code: &str, message: String, more: impl FnOnce(&mut ErrorExtensionVal
     extensions.set("code", code);
     more(extensions);
     Response::from_errors(vec![error])
+}
+
+/// Makes the answer to a request that the app has no points for until this has passed.
+fn rate_limited(wait: Duration) -> Response {
+    let seconds = wait.as_secs() + 1;
+    let message = format!("the app has no points left for this request; repeat it in {seconds} s");
+    refusal(RATE_LIMITED, message, |extensions| extensions.set("retryAfterSeconds", seconds))
 }
 
 /// What the answer turned out to cost: its objects, and what an action costs beyond its own.

@@ -10,13 +10,17 @@
 use async_graphql::{MergedObject, SDLExportOptions, SchemaBuilder};
 use chrono::{DateTime, Utc};
 
+pub(crate) use self::checker::DocumentChecker;
 pub use self::documents::PARSE_FAILED;
 pub use self::executor::{Executor, QUERY_TOO_COSTLY, RATE_LIMITED, TIMEOUT};
 pub use self::limits::QUERY_TOO_COMPLEX;
+pub(crate) use self::registered::NamedDocument;
+pub use self::registered::{DOCUMENT_NOT_ALLOWED, DOCUMENT_NOT_FOUND};
 
 mod app;
 mod batching;
 mod catalog;
+mod checker;
 mod documents;
 pub mod error;
 mod executor;
@@ -28,6 +32,7 @@ mod money;
 mod node;
 mod order;
 mod page;
+mod registered;
 mod saga;
 mod stock;
 mod viewer;
@@ -61,6 +66,7 @@ pub struct Mutation(
     stock::mutation::StockMutation,
     saga::mutation::SagaMutation,
     app::mutation::AppMutation,
+    app::documents::DocumentMutation,
 );
 
 /// Returns the schema in GraphQL's schema definition language, as `schema.graphql` holds it.

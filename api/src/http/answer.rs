@@ -13,7 +13,9 @@ use serde::Serialize;
 use super::accept::Format;
 use crate::access::FORBIDDEN;
 use crate::graphql::error::{INTERNAL, OVERLOADED, UNAVAILABLE};
-use crate::graphql::{PARSE_FAILED, QUERY_TOO_COMPLEX, QUERY_TOO_COSTLY, RATE_LIMITED, TIMEOUT};
+use crate::graphql::{
+    DOCUMENT_NOT_ALLOWED, PARSE_FAILED, QUERY_TOO_COMPLEX, QUERY_TOO_COSTLY, RATE_LIMITED, TIMEOUT,
+};
 
 /// Data and errors: what a draft of the GraphQL-over-HTTP specification proposes for a partial success.
 const PARTIAL_SUCCESS: u16 = 294;
@@ -75,7 +77,7 @@ fn status_of(
     }
     if has(PARSE_FAILED) || has(QUERY_TOO_COMPLEX) {
         StatusCode::BAD_REQUEST
-    } else if has(FORBIDDEN) {
+    } else if has(FORBIDDEN) || has(DOCUMENT_NOT_ALLOWED) {
         StatusCode::FORBIDDEN
     } else if has(INTERNAL) || has(TIMEOUT) {
         StatusCode::INTERNAL_SERVER_ERROR
@@ -213,6 +215,8 @@ mod tests {
             ("GRAPHQL_VALIDATION_FAILED", &[], 422, 200),
             ("RATE_LIMITED", &[], 429, 429),
             ("FORBIDDEN", &["a"], 403, 200),
+            ("DOCUMENT_NOT_ALLOWED", &[], 403, 200),
+            ("PERSISTED_DOCUMENT_NOT_FOUND", &[], 422, 200),
             ("INTERNAL", &["a"], 500, 200),
             ("TIMEOUT", &[], 500, 200),
             ("UNAVAILABLE", &["a"], 503, 503),

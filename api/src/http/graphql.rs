@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use async_graphql::Request;
 use async_graphql::http::GraphiQLSource;
 use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, OperationType};
+use async_graphql::{Extensions, Request, Variables};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -19,6 +19,7 @@ use serde_json::error::Category;
 
 use super::accept::{self, Format};
 use super::answer::{Refused, answer};
+use super::parameters::{Parameters, Unclear};
 use super::{caller, sse, ws};
 use crate::access::Caller;
 use crate::access::door::Credential;
@@ -72,18 +73,24 @@ pub(super) async fn get(
     }
     let answered = async {
         let Query(query) = query.map_err(|error| Refused::bad_request(error.body_text()))?;
-        if query.query.is_none() && accept::names(&headers, "text", "html") {
+        let parameters = query.into_parameters()?;
+        if parameters.is_blank() && accept::names(&headers, "text", "html") {
             return Ok(graphiql());
         }
         let format = Format::of(&headers)?;
         let (caller, credential) = caller::identify(&app, &headers).await?;
-        if query.query.is_none() {
+        if parameters.is_blank() {
             let message = "send a query as JSON with POST, or as ?query= with GET";
             return Err(Refused::unprocessable(message).into_response());
         }
-        let request = query
-            .into_request(|text| app.graphql().check_text(text).is_ok(), format == Format::EventStream)?
-            .data(request_id);
+        let mut request = parameters.into_request().map_err(Refused::from)?.data(request_id);
+        if let Err(refused) = app.graphql().settle(&caller, &mut request).await {
+            // No stream begins.
+            let format = if format == Format::EventStream { Format::GraphqlResponse } else { format };
+            return Ok(answer(&refused, format, app.sends_294()));
+        }
+        let is_shallow = |text: &str| app.graphql().check_text(text).is_ok();
+        refuse_changes(&mut request, is_shallow, format == Format::EventStream)?;
         Ok::<_, Response>(respond_in(format, &app, caller, credential, request, &headers).await)
     };
     answered.await.unwrap_or_else(|refused| refused)
@@ -136,48 +143,61 @@ fn resume_after(headers: &HeaderMap) -> Result<Option<ResumeAfter>, Refused> {
     }
 }
 
-/// A query in a URL.
+/// A request in a URL.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct GetQuery {
     query: Option<String>,
+    document_id: Option<String>,
     operation_name: Option<String>,
     variables: Option<String>,
 }
 
 impl GetQuery {
-    /// Makes a request of it. GET is for queries only: links are followed by crawlers, and pages of others can make a
-    /// browser follow them.
-    fn into_request(self, is_shallow: impl Fn(&str) -> bool, is_stream: bool) -> Result<Request, Refused> {
-        let mut request = Request::new(self.query.unwrap_or_default());
-        if let Some(variables) = self.variables.filter(|variables| !variables.is_empty()) {
-            request.variables = serde_json::from_str(&variables)
-                .map_err(|_| Refused::bad_request("variables must be a JSON object"))?;
-        }
-        request.operation_name = self.operation_name.filter(|name| !name.is_empty());
-        let name = request.operation_name.clone();
-        // A stream changes nothing either.
-        let fits = |ty: OperationType| {
-            ty == OperationType::Query || (is_stream && ty == OperationType::Subscription)
+    fn into_parameters(self) -> Result<Parameters, Refused> {
+        let variables = match self.variables.filter(|variables| !variables.is_empty()) {
+            Some(variables) => serde_json::from_str(&variables)
+                .map_err(|_| Refused::bad_request("variables must be a JSON object"))?,
+            None => Variables::default(),
         };
-        // What cannot be parsed is refused by the execution, in its own words; but the parser is recursive, so that what
-        // nests too deep for it goes there unparsed as well.
-        let is_query = match parsed_if(&mut request, is_shallow) {
-            Some(document) => match &document.operations {
-                DocumentOperations::Single(operation) => fits(operation.node.ty),
-                DocumentOperations::Multiple(operations) => operations
-                    .iter()
-                    .filter(|(operation, _)| name.as_ref().is_none_or(|name| operation.as_str() == name))
-                    .all(|(_, operation)| fits(operation.node.ty)),
-            },
-            None => true,
-        };
-        if is_query {
-            return Ok(request);
-        }
-        let message = "only queries may be sent with GET; use POST";
-        Err(Refused::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message).allowing("POST"))
+        Ok(Parameters {
+            query: self.query,
+            document_id: self.document_id,
+            operation_name: self.operation_name.filter(|name| !name.is_empty()),
+            variables,
+            extensions: Extensions::default(),
+        })
     }
+}
+
+/// Refuses what GET must not do. It is for queries only: links are followed by crawlers, and pages of others can make a
+/// browser follow them.
+fn refuse_changes(
+    request: &mut Request,
+    is_shallow: impl Fn(&str) -> bool,
+    is_stream: bool,
+) -> Result<(), Refused> {
+    let name = request.operation_name.clone();
+    // A stream changes nothing either.
+    let fits =
+        |ty: OperationType| ty == OperationType::Query || (is_stream && ty == OperationType::Subscription);
+    // What cannot be parsed is refused by the execution, in its own words; but the parser is recursive, so that what
+    // nests too deep for it goes there unparsed as well.
+    let is_query = match parsed_if(request, is_shallow) {
+        Some(document) => match &document.operations {
+            DocumentOperations::Single(operation) => fits(operation.node.ty),
+            DocumentOperations::Multiple(operations) => operations
+                .iter()
+                .filter(|(operation, _)| name.as_ref().is_none_or(|name| operation.as_str() == name))
+                .all(|(_, operation)| fits(operation.node.ty)),
+        },
+        None => true,
+    };
+    if is_query {
+        return Ok(());
+    }
+    let message = "only queries may be sent with GET; use POST";
+    Err(Refused::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message).allowing("POST"))
 }
 
 fn parsed_if(request: &mut Request, is_shallow: impl Fn(&str) -> bool) -> Option<&ExecutableDocument> {
@@ -205,6 +225,15 @@ async fn read_request(headers: &HeaderMap, body: Body) -> Result<Request, Refuse
     }
 }
 
+impl From<Unclear> for Refused {
+    fn from(unclear: Unclear) -> Self {
+        match unclear {
+            Unclear::Nothing => Self::unprocessable(unclear.to_string()),
+            Unclear::Several | Unclear::NoDocumentId(_) => Self::bad_request(unclear.to_string()),
+        }
+    }
+}
+
 fn too_large() -> Refused {
     let message = format!("the body must not be larger than {MAX_BODY} bytes");
     Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", message)
@@ -214,16 +243,13 @@ fn parse_body(body: &[u8]) -> Result<Request, Refused> {
     if body.trim_ascii_start().starts_with(b"[") {
         return Err(Refused::unprocessable("a batch is not accepted; send one request at a time"));
     }
-    let request: Request = serde_json::from_slice(body).map_err(|error| match error.classify() {
+    let parameters: Parameters = serde_json::from_slice(body).map_err(|error| match error.classify() {
         Category::Data => Refused::unprocessable(format!(
             "the body is not an object with query, variables and operationName: {error}"
         )),
         _ => Refused::bad_request(format!("the body is not JSON: {error}")),
     })?;
-    if request.query.trim().is_empty() && !request.extensions.contains_key("persistedQuery") {
-        return Err(Refused::unprocessable("the body has no query"));
-    }
-    Ok(request)
+    Ok(parameters.into_request()?)
 }
 
 async fn execute(app: &App, caller: Caller, request: Request, format: Format) -> Response {
@@ -291,12 +317,11 @@ mod tests {
     #[test]
     fn get_is_for_queries_only() {
         let status = |query: &str, operation_name: Option<&str>| {
-            let query = GetQuery {
-                query: Some(query.to_owned()),
-                operation_name: operation_name.map(str::to_owned),
-                variables: None,
-            };
-            query.into_request(|_| true, false).err().map_or(StatusCode::OK, |refused| refused.status)
+            let mut request = Request::new(query);
+            request.operation_name = operation_name.map(str::to_owned);
+            refuse_changes(&mut request, |_| true, false)
+                .err()
+                .map_or(StatusCode::OK, |refused| refused.status)
         };
         let both = "query Q { __typename } mutation M { __typename }";
         assert_eq!(status("{ __typename }", None), StatusCode::OK);

@@ -40,6 +40,7 @@ mod answer;
 mod caller;
 mod graphql;
 mod health;
+mod parameters;
 mod request_id;
 mod sse;
 mod ws;

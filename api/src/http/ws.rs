@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::pin::Pin;
 use std::time::Duration;
 
-use async_graphql::{Request, Response, ServerError};
+use async_graphql::{Response, ServerError};
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::http::header::{HOST, ORIGIN};
 use axum::http::{HeaderMap, StatusCode};
@@ -23,6 +23,7 @@ use tokio_stream::StreamMap;
 use tracing::debug;
 
 use super::answer::{Refused, has_no_data};
+use super::parameters::Parameters;
 use crate::access::door::{Credential, Denied, LOOK_AGAIN_AFTER};
 use crate::access::{Caller, FORBIDDEN};
 use crate::app::App;
@@ -96,7 +97,7 @@ enum ClientMessage {
     ConnectionInit { payload: Option<serde_json::Map<String, serde_json::Value>> },
     Ping { payload: Option<serde_json::Value> },
     Pong,
-    Subscribe { id: String, payload: Box<Request> },
+    Subscribe { id: String, payload: Box<Parameters> },
     Complete { id: String },
 }
 
@@ -269,13 +270,11 @@ impl Session {
         }
     }
 
-    async fn subscribe(&mut self, caller: Caller, id: String, request: Request) -> Result<(), End> {
+    async fn subscribe(&mut self, caller: Caller, id: String, payload: Parameters) -> Result<(), End> {
         if id.is_empty() || id.len() > MAX_ID {
             return Err(End::bad_message(format!("an id must have 1 to {MAX_ID} bytes")));
         }
-        if request.query.is_empty() && !request.extensions.contains_key("persistedQuery") {
-            return Err(End::bad_message("a subscribe message has a query"));
-        }
+        let request = payload.into_request().map_err(|unclear| End::bad_message(unclear.to_string()))?;
         if self.operations.contains_key(&id) {
             return Err(End::Close(4409, format!("Subscriber for {id} already exists").into()));
         }

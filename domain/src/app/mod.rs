@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+pub mod document;
 pub mod key;
 pub mod store;
 

@@ -1,11 +1,13 @@
-//! Queries on apps, their keys, and the access tokens of orders.
+//! Queries on apps, their keys and documents, and the access tokens of orders.
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, QueryResult};
 use uuid::Uuid;
 
+use super::document::{DocumentId, MAX_DOCUMENTS};
 use super::key::{NewKey, Secret};
 use super::{Scope, Scopes};
+use crate::id::AppId;
 use crate::sql::statement;
 
 /// An app.
@@ -17,9 +19,28 @@ pub struct App {
     pub name: String,
     /// Points that flow back into its budget in a second; `None` for the server's setting, 0 for no limit.
     pub points_per_second: Option<i32>,
+    /// Whether it may execute registered documents only.
+    pub only_registered_documents: bool,
     /// When it was made.
     pub created_at: DateTime<Utc>,
 }
+
+impl App {
+    /// An app for which nothing is set.
+    pub fn new(id: AppId, name: &str) -> Self {
+        Self {
+            id: id.uuid(),
+            name: name.to_owned(),
+            points_per_second: None,
+            only_registered_documents: false,
+            created_at: Utc::now(),
+        }
+    }
+}
+
+/// What [`App`] is read from.
+const APP_COLUMNS: &str =
+    "apps.id, apps.name, apps.points_per_second, apps.only_registered_documents, apps.created_at";
 
 /// An API key without its secret.
 #[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
@@ -80,15 +101,12 @@ pub struct Credential {
 /// # Errors
 /// Any error of the database.
 pub async fn find_credential(db: &impl ConnectionTrait, prefix: &str) -> Result<Option<Credential>, DbErr> {
-    let row = db
-        .query_one_raw(statement(
-            "SELECT api_keys.id AS key_id, secret_hash, scopes, granted_apps,
-                    apps.id, apps.name, points_per_second, apps.created_at
-             FROM api_keys JOIN apps ON apps.id = app_id
-             WHERE prefix = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())",
-            [prefix.into()],
-        ))
-        .await?;
+    let sql = format!(
+        "SELECT api_keys.id AS key_id, secret_hash, scopes, granted_apps, {APP_COLUMNS}
+         FROM api_keys JOIN apps ON apps.id = app_id
+         WHERE prefix = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())"
+    );
+    let row = db.query_one_raw(statement(&sql, [prefix.into()])).await?;
     row.map(|row: QueryResult| {
         Ok(Credential {
             key_id: row.try_get("", "key_id")?,
@@ -110,12 +128,10 @@ pub async fn create_app(
     name: &str,
     points_per_second: Option<i32>,
 ) -> Result<App, DbErr> {
-    let row = App::find_by_statement(statement(
-        "INSERT INTO apps (id, name, points_per_second) VALUES ($1, $2, $3)
-         RETURNING id, name, points_per_second, created_at",
-        [Uuid::now_v7().into(), name.into(), points_per_second.into()],
-    ));
-    row.one(db).await?.ok_or(DbErr::RecordNotInserted)
+    let sql =
+        format!("INSERT INTO apps (id, name, points_per_second) VALUES ($1, $2, $3) RETURNING {APP_COLUMNS}");
+    let values = [Uuid::now_v7().into(), name.into(), points_per_second.into()];
+    App::find_by_statement(statement(&sql, values)).one(db).await?.ok_or(DbErr::RecordNotInserted)
 }
 
 /// Returns the app that an identity provider calls `client`, and makes it when it calls for the first time.
@@ -123,12 +139,8 @@ pub async fn create_app(
 /// # Errors
 /// Any error of the database.
 pub async fn app_of_client(db: &impl ConnectionTrait, issuer: &str, client: &str) -> Result<App, DbErr> {
-    let find = || {
-        App::find_by_statement(statement(
-            "SELECT id, name, points_per_second, created_at FROM apps WHERE issuer = $1 AND client = $2",
-            [issuer.into(), client.into()],
-        ))
-    };
+    let sql = format!("SELECT {APP_COLUMNS} FROM apps WHERE issuer = $1 AND client = $2");
+    let find = || App::find_by_statement(statement(&sql, [issuer.into(), client.into()]));
     if let Some(app) = find().one(db).await? {
         return Ok(app);
     }
@@ -145,8 +157,8 @@ pub async fn app_of_client(db: &impl ConnectionTrait, issuer: &str, client: &str
 /// # Errors
 /// Any error of the database.
 pub async fn find_app(db: &impl ConnectionTrait, id: Uuid) -> Result<Option<App>, DbErr> {
-    let sql = "SELECT id, name, points_per_second, created_at FROM apps WHERE id = $1";
-    App::find_by_statement(statement(sql, [id.into()])).one(db).await
+    let sql = format!("SELECT {APP_COLUMNS} FROM apps WHERE id = $1");
+    App::find_by_statement(statement(&sql, [id.into()])).one(db).await
 }
 
 /// Returns the oldest app of this name. Apps that an identity provider names are not among them: whoever picks a name there
@@ -155,8 +167,10 @@ pub async fn find_app(db: &impl ConnectionTrait, id: Uuid) -> Result<Option<App>
 /// # Errors
 /// Any error of the database.
 pub async fn find_app_by_name(db: &impl ConnectionTrait, name: &str) -> Result<Option<App>, DbErr> {
-    let sql = "SELECT id, name, points_per_second, created_at FROM apps WHERE name = $1 AND issuer IS NULL ORDER BY created_at, id LIMIT 1";
-    App::find_by_statement(statement(sql, [name.into()])).one(db).await
+    let sql = format!(
+        "SELECT {APP_COLUMNS} FROM apps WHERE name = $1 AND issuer IS NULL ORDER BY created_at, id LIMIT 1"
+    );
+    App::find_by_statement(statement(&sql, [name.into()])).one(db).await
 }
 
 /// Returns up to `limit` apps, oldest id first, from the first after `after`.
@@ -168,13 +182,135 @@ pub async fn list_apps(
     after: Option<Uuid>,
     limit: u64,
 ) -> Result<Vec<App>, DbErr> {
-    App::find_by_statement(statement(
-        "SELECT id, name, points_per_second, created_at FROM apps
-         WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2",
-        [after.into(), limit.cast_signed().into()],
+    let sql =
+        format!("SELECT {APP_COLUMNS} FROM apps WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2");
+    App::find_by_statement(statement(&sql, [after.into(), limit.cast_signed().into()])).all(db).await
+}
+
+/// Says whether the app may execute registered documents only. Returns it, or `None` if there is none.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn set_only_registered_documents(
+    db: &impl ConnectionTrait,
+    id: Uuid,
+    only: bool,
+) -> Result<Option<App>, DbErr> {
+    let sql = format!("UPDATE apps SET only_registered_documents = $2 WHERE id = $1 RETURNING {APP_COLUMNS}");
+    App::find_by_statement(statement(&sql, [id.into(), only.into()])).one(db).await
+}
+
+/// A document that an app may name instead of sending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// What names it.
+    pub id: DocumentId,
+    /// The document.
+    pub text: String,
+    /// Since when it is registered.
+    pub created_at: DateTime<Utc>,
+}
+
+impl FromQueryResult for Document {
+    fn from_query_result(row: &QueryResult, prefix: &str) -> Result<Self, DbErr> {
+        let hash: Vec<u8> = row.try_get(prefix, "hash")?;
+        let id = DocumentId::from_hash(&hash).ok_or_else(|| DbErr::Type("a hash has 32 bytes".to_owned()))?;
+        Ok(Self { id, text: row.try_get(prefix, "text")?, created_at: row.try_get(prefix, "created_at")? })
+    }
+}
+
+/// Why documents are not added.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AddDocumentsError {
+    /// There is no such app.
+    #[error("there is no such app")]
+    UnknownApp,
+    /// It would have too many.
+    #[error("an app must not have more than {MAX_DOCUMENTS} documents; with these it would have {count}")]
+    TooMany {
+        /// How many it would have.
+        count: i64,
+    },
+}
+
+/// Registers documents for an app, in the caller's transaction, and returns them; those that it has already stay as they are.
+/// A refusal leaves what was written to be rolled back.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn add_documents(
+    tx: &impl ConnectionTrait,
+    app_id: Uuid,
+    texts: &[String],
+) -> Result<Result<Vec<Document>, AddDocumentsError>, DbErr> {
+    // Locked, so that two that add at once do not both find room.
+    let lock = "SELECT FROM apps WHERE id = $1 FOR UPDATE";
+    if tx.query_one_raw(statement(lock, [app_id.into()])).await?.is_none() {
+        return Ok(Err(AddDocumentsError::UnknownApp));
+    }
+    let hashes: Vec<Vec<u8>> = texts.iter().map(|text| DocumentId::of(text).hash().to_vec()).collect();
+    tx.execute_raw(statement(
+        "INSERT INTO app_documents (app_id, hash, text)
+         SELECT DISTINCT $1::uuid, added.hash, added.text FROM unnest($2::bytea[], $3::text[]) AS added (hash, text)
+         ON CONFLICT (app_id, hash) DO NOTHING",
+        [app_id.into(), hashes.clone().into(), texts.to_vec().into()],
     ))
-    .all(db)
-    .await
+    .await?;
+    let sql = "SELECT count(*) AS count FROM app_documents WHERE app_id = $1";
+    let row = tx.query_one_raw(statement(sql, [app_id.into()])).await?;
+    let count: i64 = row.map_or(Ok(0), |row| row.try_get("", "count"))?;
+    if usize::try_from(count).is_ok_and(|count| count > MAX_DOCUMENTS) {
+        return Ok(Err(AddDocumentsError::TooMany { count }));
+    }
+    let sql = "SELECT hash, text, created_at FROM app_documents WHERE app_id = $1 AND hash = ANY ($2) ORDER BY hash";
+    Document::find_by_statement(statement(sql, [app_id.into(), hashes.into()])).all(tx).await.map(Ok)
+}
+
+/// Removes documents of an app; returns the names of those that it had.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn remove_documents(
+    db: &impl ConnectionTrait,
+    app_id: Uuid,
+    ids: &[DocumentId],
+) -> Result<Vec<DocumentId>, DbErr> {
+    let hashes: Vec<Vec<u8>> = ids.iter().map(|id| id.hash().to_vec()).collect();
+    let sql =
+        "DELETE FROM app_documents WHERE app_id = $1 AND hash = ANY ($2) RETURNING hash, text, created_at";
+    let removed = Document::find_by_statement(statement(sql, [app_id.into(), hashes.into()])).all(db).await?;
+    Ok(removed.into_iter().map(|document| document.id).collect())
+}
+
+/// Returns the text of an app's document, by the primary key.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn find_document(
+    db: &impl ConnectionTrait,
+    app_id: Uuid,
+    id: DocumentId,
+) -> Result<Option<String>, DbErr> {
+    let sql = "SELECT text FROM app_documents WHERE app_id = $1 AND hash = $2";
+    let row = db.query_one_raw(statement(sql, [app_id.into(), id.hash().to_vec().into()])).await?;
+    row.map(|row| row.try_get("", "text")).transpose()
+}
+
+/// Returns up to `limit` documents of an app, in the order of their names, from the first after `after`.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn list_documents(
+    db: &impl ConnectionTrait,
+    app_id: Uuid,
+    after: Option<DocumentId>,
+    limit: u64,
+) -> Result<Vec<Document>, DbErr> {
+    let after = after.map(|id| id.hash().to_vec());
+    let sql = "SELECT hash, text, created_at FROM app_documents
+               WHERE app_id = $1 AND ($2::bytea IS NULL OR hash > $2) ORDER BY hash LIMIT $3";
+    let values = [app_id.into(), after.into(), limit.cast_signed().into()];
+    Document::find_by_statement(statement(sql, values)).all(db).await
 }
 
 /// Makes a key.
@@ -292,15 +428,12 @@ pub async fn app_of_order_token(
     order_id: Uuid,
     made_at: DateTime<Utc>,
 ) -> Result<Option<App>, DbErr> {
-    App::find_by_statement(statement(
-        "SELECT apps.id, apps.name, apps.points_per_second, apps.created_at
-         FROM orders JOIN apps ON apps.id = orders.app_id
+    let sql = format!(
+        "SELECT {APP_COLUMNS} FROM orders JOIN apps ON apps.id = orders.app_id
          WHERE orders.id = $1 AND NOT EXISTS (
-             SELECT FROM order_token_revocations WHERE order_id = $1 AND revoked_at >= $2)",
-        [order_id.into(), made_at.into()],
-    ))
-    .one(db)
-    .await
+             SELECT FROM order_token_revocations WHERE order_id = $1 AND revoked_at >= $2)"
+    );
+    App::find_by_statement(statement(&sql, [order_id.into(), made_at.into()])).one(db).await
 }
 
 /// Takes back every access token of these apps' order (of any app's with `None`) that was made until now. Returns whether

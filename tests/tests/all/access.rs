@@ -94,6 +94,18 @@ async fn each_root_opens_with_its_scope_and_stays_shut_without() {
         ("{ apps { name } }", &[Scope::AppsManage]),
         ("mutation { createApp(input: { name: \"x\" }) { app { id } } }", &[Scope::AppsManage]),
         ("mutation { revokeApiKey(id: \"x\") { userErrors { code } } }", &[Scope::AppsManage]),
+        (
+            "mutation { addDocuments(input: { appId: \"x\", documents: [] }) { userErrors { code } } }",
+            &[Scope::AppsManage],
+        ),
+        (
+            "mutation { removeDocuments(input: { appId: \"x\", ids: [] }) { userErrors { code } } }",
+            &[Scope::AppsManage],
+        ),
+        (
+            "mutation { updateApp(input: { appId: \"x\", onlyRegisteredDocuments: true }) { userErrors { code } } }",
+            &[Scope::AppsManage],
+        ),
     ];
     for scope in Scope::ALL {
         let key = key(&shop, scope.name(), &[scope]).await;

@@ -12,6 +12,7 @@ mod changes;
 mod command_line;
 mod compensation;
 mod crashes;
+mod documents;
 mod failures;
 mod federation;
 mod happy_path;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_graphql::Request;
-use domain::app::{Scope, Scopes, Visibility};
+use domain::app::{Scope, Scopes, Visibility, store};
 use domain::id::{AppId, OrderId, local_app};
 use domain::order::read::{self, Columns};
 use futures_util::StreamExt;
@@ -47,7 +47,7 @@ async fn app(db: &TestDatabase) -> App {
 /// An app that has placed no order, or the one that places every order of the tests.
 fn caller(app_id: AppId, scopes: impl IntoIterator<Item = Scope>) -> Caller {
     let scopes: Scopes = scopes.into_iter().collect();
-    Caller::app(app_id, "tested".to_owned(), scopes, &[], None, Some(Uuid::from_u128(7)))
+    Caller::app(&store::App::new(app_id, "tested"), scopes, &[], None, Some(Uuid::from_u128(7)))
 }
 
 fn stranger() -> Caller {
@@ -213,11 +213,11 @@ async fn an_order_of_another_app_is_not_there() {
     let app = app(&shop.db).await;
     let query = format!("{{ getOrder(id: \"{id}\") {{ status }} }}");
     let own = caller(local_app(), [Scope::OrdersRead]);
-    let shopper = Caller::shopper(local_app(), uuid, None);
+    let shopper = Caller::shopper(&store::App::new(local_app(), "shop"), uuid, None);
     for sees_it in [own, shopper] {
         assert_eq!(execute(&app, sees_it, &query).await["data"]["getOrder"]["status"], "CONFIRMED");
     }
-    let unknown = Caller::shopper(local_app(), Uuid::now_v7(), None);
+    let unknown = Caller::shopper(&store::App::new(local_app(), "shop"), Uuid::now_v7(), None);
     for does_not in [stranger(), unknown] {
         assert_eq!(execute(&app, does_not, &query).await, json!({ "data": { "getOrder": null } }));
     }

@@ -1,14 +1,17 @@
-//! Apps and their keys as administrators see them.
+//! Apps, their keys and their documents as administrators see them.
 
 use async_graphql::{Context, ID, Object, Result, SimpleObject};
 use chrono::{DateTime, Utc};
+use domain::app::document::DocumentId;
 use domain::app::store;
 use domain::id::{AppId, KeyId};
 use sea_orm::DbErr;
 
 use super::error::OrReport;
+use super::page;
 use crate::app::Services;
 
+pub(super) mod documents;
 pub(super) mod mutation;
 pub(super) mod query;
 
@@ -47,6 +50,54 @@ impl App {
         let db = &ctx.data_unchecked::<Services>().db;
         let keys = store::list_keys(db, Some(vec![self.0.id]), MAX_KEYS).await;
         Ok(keys.or_report(ctx, "read the keys of an app")?.into_iter().map(ApiKey::from).collect())
+    }
+
+    /// Whether it may execute nothing but the documents that are registered for it. Example: `false`
+    async fn only_registered_documents(&self) -> bool {
+        self.0.only_registered_documents
+    }
+
+    /// The documents that it may name instead of sending them, in the order of their ids.
+    async fn documents(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "How many to return, 1 to 100. Example: `50`", default = 50)] first: i32,
+        #[graphql(
+            desc = "Return those after the document of this id. Example: `sha256:71f7dc5758652baac68e4a10c50be732b741c892ade2883a99358f52b555286b`"
+        )]
+        after: Option<ID>,
+    ) -> Result<Vec<Document>> {
+        let first = page::check_first(first)?;
+        let after = after.map(|id| {
+            id.parse::<DocumentId>().map_err(|error| page::invalid_argument(format!("after: {error}")))
+        });
+        let db = &ctx.data_unchecked::<Services>().db;
+        let documents = store::list_documents(db, self.0.id, after.transpose()?, first).await;
+        Ok(documents.or_report(ctx, "read the documents of an app")?.into_iter().map(Document).collect())
+    }
+}
+
+/// A document that an app may name instead of sending it.
+#[derive(Debug, Clone)]
+pub(super) struct Document(store::Document);
+
+/// A document that an app may name instead of sending it.
+#[Object]
+impl Document {
+    /// Names it, as `documentId` in requests of its app: the SHA-256 of its text.
+    /// Example: `sha256:71f7dc5758652baac68e4a10c50be732b741c892ade2883a99358f52b555286b`
+    async fn id(&self) -> ID {
+        ID(self.0.id.to_string())
+    }
+
+    /// What is executed. Example: `query($id:ID!){getOrder(id:$id){status}}`
+    async fn text(&self) -> &str {
+        &self.0.text
+    }
+
+    /// Since when it is registered (RFC 3339, UTC). Example: `2026-11-25T10:00:00.123456+00:00`
+    async fn created_at(&self) -> DateTime<Utc> {
+        self.0.created_at
     }
 }
 

@@ -212,7 +212,7 @@ fn no_key(id: &ID) -> Violation {
     Violation::new(&["id"], format!("there is no good key {:?}", id.as_str()))
 }
 
-fn to_errors(violations: Vec<Violation>) -> Vec<UserError> {
+pub(super) fn to_errors(violations: Vec<Violation>) -> Vec<UserError> {
     violations.into_iter().map(UserError::from).collect()
 }
 

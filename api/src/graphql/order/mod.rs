@@ -575,14 +575,15 @@ impl OrderStatusUpdate {
 
 #[cfg(test)]
 mod tests {
-    use domain::app::Scopes;
+    use domain::app::{Scopes, store};
     use domain::id::local_app;
     use serde_json::json;
 
     use super::*;
 
     fn caller(scopes: Scopes) -> Caller {
-        Caller::app(local_app(), "tested".to_owned(), scopes, &[], None, None)
+        let app = store::App::new(local_app(), "tested");
+        Caller::app(&app, scopes, &[], None, None)
     }
 
     #[test]
