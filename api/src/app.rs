@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::door::Door;
-use crate::config::LimitArgs;
+use crate::access::streams::Streams;
+use crate::config::{AccessArgs, ConnectionArgs, LimitArgs};
 use crate::event_feed::EventFeed;
 use crate::graphql::Executor;
 use crate::placing::Placing;
@@ -26,6 +27,10 @@ pub struct AppSettings {
     pub sends_294: bool,
     /// What a request may ask for.
     pub limits: LimitArgs,
+    /// What a connection may take.
+    pub connections: ConnectionArgs,
+    /// Seconds' worth of points that a budget holds.
+    pub burst_seconds: u32,
 }
 
 impl Default for AppSettings {
@@ -35,6 +40,8 @@ impl Default for AppSettings {
             allowed_origins: Vec::new(),
             sends_294: false,
             limits: LimitArgs::default(),
+            connections: ConnectionArgs::default(),
+            burst_seconds: AccessArgs::default().burst_seconds,
         }
     }
 }
@@ -72,6 +79,7 @@ struct Parts {
     door: Door,
     shutdown: CancellationToken,
     sockets: TaskTracker,
+    streams: Streams,
 }
 
 impl App {
@@ -102,6 +110,7 @@ impl App {
             settings,
         };
         let graphql = Executor::start(services);
+        let streams = Streams::new(own_settings.connections.max_streams);
         Self(Arc::new(Parts {
             db,
             graphql,
@@ -109,6 +118,7 @@ impl App {
             door,
             shutdown,
             sockets: TaskTracker::new(),
+            streams,
         }))
     }
 
@@ -145,6 +155,11 @@ impl App {
     /// Counts the open WebSockets, which live outside the HTTP server's own count.
     pub(crate) fn sockets(&self) -> &TaskTracker {
         &self.0.sockets
+    }
+
+    /// Counts what each app holds open.
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.0.streams
     }
 
     /// Waits until every WebSocket has said goodbye. They start to when `shutdown` fires; the HTTP server does not

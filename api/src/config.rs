@@ -117,6 +117,9 @@ pub struct ServeArgs {
     /// What a request may ask for.
     #[command(flatten)]
     pub limits: LimitArgs,
+    /// What a connection may take.
+    #[command(flatten)]
+    pub connections: ConnectionArgs,
     /// The identity provider.
     #[command(flatten)]
     pub oidc: OidcArgs,
@@ -355,6 +358,11 @@ pub struct AccessArgs {
     #[arg(long, env = "OMS_POINTS_PER_SECOND", value_name = "POINTS", default_value_t = Self::default().points_per_second,
           value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub points_per_second: u32,
+
+    /// Seconds' worth of points that a budget holds, so that a page can be put together at once
+    #[arg(long, env = "OMS_BURST_SECONDS", value_name = "SECONDS", default_value_t = Self::default().burst_seconds,
+          value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub burst_seconds: u32,
 }
 
 impl Default for AccessArgs {
@@ -364,6 +372,7 @@ impl Default for AccessArgs {
             allowed_origins: Vec::new(),
             order_token_days: 30,
             points_per_second: 100,
+            burst_seconds: 10,
         }
     }
 }
@@ -397,6 +406,16 @@ pub struct LimitArgs {
           value_parser = clap::value_parser!(u32).range(0..=1_000))]
     pub max_directives: u32,
 
+    /// Fragment spreads of a document
+    #[arg(long, env = "OMS_MAX_SPREADS", value_name = "COUNT", default_value_t = Self::default().max_spreads,
+          value_parser = clap::value_parser!(u32).range(0..=500))]
+    pub max_spreads: u32,
+
+    /// Fields of an operation once its fragments are put in their places; the standard look at the schema has about 150
+    #[arg(long, env = "OMS_MAX_FIELDS", value_name = "COUNT", default_value_t = Self::default().max_fields,
+          value_parser = clap::value_parser!(u32).range(100..=100_000))]
+    pub max_fields: u32,
+
     /// Points that one request may cost, whoever asks
     #[arg(long, env = "OMS_MAX_COST", value_name = "POINTS", default_value_t = Self::default().max_cost,
           value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
@@ -416,9 +435,71 @@ impl Default for LimitArgs {
             max_aliases: 15,
             max_root_fields: 10,
             max_directives: 50,
+            max_spreads: 100,
+            max_fields: 3_000,
             max_cost: 1_000,
             query_timeout_ms: 10_000,
         }
+    }
+}
+
+/// What a connection may take, before and while anything is executed over it.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Connections")]
+pub struct ConnectionArgs {
+    /// Bytes of the body of an HTTP request; an order of 250 lines needs 20 kB
+    #[arg(long, env = "OMS_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = Self::default().max_body_bytes,
+          value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
+    pub max_body_bytes: u32,
+
+    /// Milliseconds for the head of an HTTP request, from its first byte; then the connection is closed
+    #[arg(long, env = "OMS_HEADER_TIMEOUT_MS", value_name = "MS", default_value_t = Self::default().header_timeout_ms,
+          value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    pub header_timeout_ms: u64,
+
+    /// Bytes of a WebSocket message from a client
+    #[arg(long, env = "OMS_MAX_MESSAGE_BYTES", value_name = "BYTES", default_value_t = Self::default().max_message_bytes,
+          value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
+    pub max_message_bytes: u32,
+
+    /// Operations of a WebSocket at a time
+    #[arg(long, env = "OMS_MAX_OPERATIONS", value_name = "COUNT", default_value_t = Self::default().max_operations,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub max_operations: u32,
+
+    /// Milliseconds that the client of a WebSocket may take to introduce itself
+    #[arg(long, env = "OMS_INIT_TIMEOUT_MS", value_name = "MS", default_value_t = Self::default().init_timeout_ms,
+          value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    pub init_timeout_ms: u64,
+
+    /// WebSockets and event streams of an app in this process at a time; at most 100 of them for one order's access tokens
+    #[arg(long, env = "OMS_MAX_STREAMS", value_name = "COUNT", default_value_t = Self::default().max_streams,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_streams: u32,
+}
+
+impl Default for ConnectionArgs {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 100_000,
+            header_timeout_ms: 10_000,
+            max_message_bytes: 64 * 1024,
+            max_operations: 100,
+            init_timeout_ms: 3_000,
+            max_streams: 1_000,
+        }
+    }
+}
+
+impl ConnectionArgs {
+    /// Time for the head of a request.
+    pub(crate) fn header_timeout(&self) -> Duration {
+        Duration::from_millis(self.header_timeout_ms)
+    }
+
+    /// Time for a client to introduce itself.
+    pub(crate) fn init_timeout(&self) -> Duration {
+        Duration::from_millis(self.init_timeout_ms)
     }
 }
 
@@ -484,6 +565,9 @@ const MAX_READER_CONNECTIONS: u32 = 16;
 /// Connections that the pools leave to subcommands, `psql`, listeners and the superuser.
 const SPARE_CONNECTIONS: u32 = 30;
 
+/// Points of a mutation that returns next to nothing (`crate::graphql`).
+const CHEAPEST_MUTATION: u32 = 10;
+
 /// Two settings that do not go together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -529,6 +613,19 @@ pub enum SettingsError {
         /// Where it listens.
         listen: String,
     },
+    /// No app without a number of its own could change anything.
+    #[error(
+        "OMS_POINTS_PER_SECOND ({points_per_second}) and OMS_BURST_SECONDS ({burst_seconds}) make budgets that hold {} \
+         points, and a mutation costs at least {CHEAPEST_MUTATION}; raise one of them, or set OMS_POINTS_PER_SECOND to 0 \
+         for no limit",
+        points_per_second.saturating_mul(*burst_seconds)
+    )]
+    BudgetTooSmall {
+        /// What flows back in a second.
+        points_per_second: u32,
+        /// Seconds' worth that it holds.
+        burst_seconds: u32,
+    },
     /// Tokens for any other API of the provider would be taken.
     #[error(
         "OMS_OIDC_ISSUER needs OMS_OIDC_AUDIENCE, or a token for any other API of the issuer would open this one"
@@ -560,6 +657,10 @@ impl ServeArgs {
             return Err(SettingsError::TooManyConnections { total });
         }
         self.oidc.settings()?;
+        let AccessArgs { points_per_second, burst_seconds, .. } = self.access;
+        if (1..CHEAPEST_MUTATION).contains(&points_per_second.saturating_mul(burst_seconds)) {
+            return Err(SettingsError::BudgetTooSmall { points_per_second, burst_seconds });
+        }
         if self.access.dev_anonymous && !is_loopback(&self.process.listen) {
             return Err(SettingsError::AnonymousBeyondLoopback { listen: self.process.listen.clone() });
         }
@@ -644,6 +745,18 @@ mod tests {
         {
             args.process.listen = listen.to_owned();
             assert_eq!(args.check().is_ok(), fits, "{listen}");
+        }
+    }
+
+    #[test]
+    fn a_budget_that_holds_no_mutation_is_refused() {
+        let mut args = ServeArgs::default();
+        for (points_per_second, burst_seconds, fits) in
+            [(1, 10, true), (1, 9, false), (9, 1, false), (0, 1, true), (1_000_000, 3_600, true)]
+        {
+            args.access.points_per_second = points_per_second;
+            args.access.burst_seconds = burst_seconds;
+            assert_eq!(args.check().is_ok(), fits, "{points_per_second} {burst_seconds}");
         }
     }
 

@@ -281,6 +281,8 @@ async fn start_api(
         allowed_origins: args.access.allowed_origins.clone(),
         sends_294: args.process.partial_status_294,
         limits: args.limits.clone(),
+        connections: args.connections.clone(),
+        burst_seconds: args.access.burst_seconds,
     };
     let definitions = definitions(&db, &args.gateway)?;
     let provider = args.oidc.settings()?.map(TokenVerifier::start).transpose()?;
@@ -288,9 +290,9 @@ async fn start_api(
     let door = door.context("cannot read what signs the access tokens of orders")?;
     let app = App::start(db.clone(), reader, wakeups, definitions, door, settings, stop.clone());
     let router = http::router(app.clone(), RenderMetrics::new(|| telemetry::metrics().render()));
-    let stopped = stop.clone().cancelled_owned();
+    let (header_timeout, stopped) = (args.connections.header_timeout(), stop.clone());
     let work = async move {
-        axum::serve(listener, router).with_graceful_shutdown(stopped).await?;
+        http::serve(listener, router, header_timeout, stopped).await;
         app.wait_for_sockets().await;
         Ok(())
     };

@@ -1,6 +1,6 @@
 //! Budgets: what the requests of an app may cost together.
 //!
-//! A leaky bucket for each app: every request takes out what it costs, and points flow back evenly. A bucket holds ten
+//! A leaky bucket for each app: every request takes out what it costs, and points flow back evenly. A bucket holds some
 //! seconds' worth, so that a page of a shop can be put together at once. Buckets that nobody uses are full, and forgotten.
 
 use std::num::NonZeroU32;
@@ -16,12 +16,6 @@ use uuid::Uuid;
 
 use super::Caller;
 
-/// Seconds' worth of points that a bucket holds.
-const BURST_SECONDS: u32 = 10;
-
-/// A bucket is full after that many seconds without a request; then it may be forgotten.
-const FORGET_AFTER: Duration = Duration::from_secs(2 * BURST_SECONDS as u64);
-
 /// Buckets that are kept.
 const MAX_BUCKETS: u64 = 100_000;
 
@@ -29,7 +23,11 @@ type Bucket = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformatio
 
 /// The budgets of all apps, and of the orders that shoppers follow. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Budgets(Cache<(Uuid, u32), Arc<Bucket>>);
+pub(crate) struct Budgets {
+    buckets: Cache<(Uuid, u32), Arc<Bucket>>,
+    /// Seconds' worth of points that a bucket holds.
+    burst_seconds: NonZeroU32,
+}
 
 /// What is left after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,21 +50,24 @@ pub(crate) enum Exhausted {
     },
 }
 
-impl Default for Budgets {
-    fn default() -> Self {
-        Self(Cache::builder().max_capacity(MAX_BUCKETS).time_to_idle(FORGET_AFTER).build())
-    }
-}
-
 impl Budgets {
+    /// Makes buckets that hold so many seconds' worth, at least one.
+    pub(crate) fn new(burst_seconds: u32) -> Self {
+        let burst_seconds = NonZeroU32::new(burst_seconds).unwrap_or(NonZeroU32::MIN);
+        // It is full after that time without a request; then it may be forgotten.
+        let forget_after = Duration::from_secs(2 * u64::from(burst_seconds.get()));
+        let buckets = Cache::builder().max_capacity(MAX_BUCKETS).time_to_idle(forget_after).build();
+        Self { buckets, burst_seconds }
+    }
+
     /// Takes points out of the caller's bucket; `None` for a caller without a limit.
     ///
     /// # Errors
     /// There are not enough; nothing was taken.
     pub(crate) fn take(&self, caller: &Caller, points: u32) -> Result<Option<Throttle>, Exhausted> {
         let Some(rate) = caller.points_per_second().and_then(NonZeroU32::new) else { return Ok(None) };
-        let holds = rate.saturating_mul(NonZeroU32::MIN.saturating_add(BURST_SECONDS - 1));
-        let bucket = self.0.get_with((caller.budget_id(), rate.get()), || {
+        let holds = rate.saturating_mul(self.burst_seconds);
+        let bucket = self.buckets.get_with((caller.budget_id(), rate.get()), || {
             let quota = Quota::per_second(rate).allow_burst(holds);
             Arc::new(RateLimiter::direct(quota).with_middleware::<StateInformationMiddleware>())
         });
@@ -99,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_bucket_holds_ten_seconds_worth_and_each_app_has_its_own() {
-        let (budgets, one, other) = (Budgets::default(), caller(Some(5)), caller(Some(5)));
+        let (budgets, one, other) = (Budgets::new(10), caller(Some(5)), caller(Some(5)));
         assert_eq!(budgets.take(&one, 51), Err(Exhausted::ForEver { holds: 50 }));
         assert_eq!(budgets.take(&one, 45), Ok(Some(Throttle { available: 5, restore_rate: 5 })));
         let Err(Exhausted::For(wait)) = budgets.take(&one, 50) else { panic!("there are five left") };
@@ -109,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_shopper_takes_nothing_out_of_the_app_that_has_placed_its_order() {
-        let (budgets, shop) = (Budgets::default(), app());
+        let (budgets, shop) = (Budgets::new(10), app());
         let app = Caller::app(&shop, Scopes::default(), &[], Some(5), None);
         let shopper = |order_id| Caller::shopper(&shop, order_id, Some(5));
         let order_id = Uuid::now_v7();
@@ -121,6 +122,6 @@ mod tests {
 
     #[test]
     fn a_caller_without_a_limit_has_no_bucket() {
-        assert_eq!(Budgets::default().take(&caller(None), u32::MAX), Ok(None));
+        assert_eq!(Budgets::new(10).take(&caller(None), u32::MAX), Ok(None));
     }
 }

@@ -85,7 +85,8 @@ impl Executor {
         let limits = services.settings.limits.clone();
         let loaders = Loaders::start(&services.db, &services.reader);
         let documents = Documents::new(limits.clone());
-        let (prices, budgets) = (Prices::of_schema(&sdl()), Budgets::default());
+        let budgets = Budgets::new(services.settings.burst_seconds);
+        let prices = Prices::of_schema(&sdl());
         let db = services.db.clone();
         let (registered, checker) = (services.door.documents().clone(), DocumentChecker::new(limits.clone()));
         let parts = Arc::new(Parts { documents, registered, limits, prices, budgets, db });

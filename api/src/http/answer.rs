@@ -145,16 +145,22 @@ pub(super) struct Refused {
     code: &'static str,
     message: String,
     allow: Option<&'static str>,
+    retry_after_seconds: Option<u32>,
 }
 
 impl Refused {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), allow: None }
+        Self { status, code, message: message.into(), allow: None, retry_after_seconds: None }
     }
 
     /// Names the methods that would do.
     pub(super) fn allowing(self, methods: &'static str) -> Self {
         Self { allow: Some(methods), ..self }
+    }
+
+    /// Says after how many seconds it may be otherwise.
+    pub(super) fn until(self, seconds: u32) -> Self {
+        Self { retry_after_seconds: Some(seconds), ..self }
     }
 
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
@@ -180,6 +186,9 @@ impl IntoResponse for Refused {
         let mut response = (self.status, [(CONTENT_TYPE, JSON)], body.to_string()).into_response();
         if let Some(methods) = self.allow {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+        }
+        if let Some(seconds) = self.retry_after_seconds {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

@@ -27,8 +27,11 @@ use crate::app::App;
 use crate::graphql::ResumeAfter;
 use crate::graphql::error::RequestId;
 
-/// The largest body, in bytes. An order of 250 lines needs a fifth of it.
-const MAX_BODY: usize = 100_000;
+/// `extensions.code` of a stream beyond those that an app may have open.
+const TOO_MANY_STREAMS: &str = "TOO_MANY_STREAMS";
+
+/// Seconds after which a client that was refused a stream may try again. Streams last, so that a second is too soon.
+const STREAM_RETRY_SECONDS: u32 = 10;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,7 +53,8 @@ pub(super) async fn post(
     let answered = async {
         let format = Format::of(&headers)?;
         let (caller, credential) = caller::identify(&app, &headers).await?;
-        let request = read_request(&headers, body).await?.data(request_id);
+        let max_bytes = app.settings().connections.max_body_bytes as usize;
+        let request = read_request(&headers, body, max_bytes).await?.data(request_id);
         Ok::<_, Response>(respond_in(format, &app, caller, credential, request, &headers).await)
     };
     answered.await.unwrap_or_else(|refused| refused)
@@ -130,7 +134,13 @@ async fn respond_in(
         Ok(None) => {}
         Err(refused) => return refused.into_response(),
     }
-    sse::respond(app, caller, credential, request)
+    match app.streams().open(&caller) {
+        Ok(stream) => sse::respond(app, caller, credential, request, stream),
+        Err(too_many) => {
+            let refused = Refused::new(StatusCode::TOO_MANY_REQUESTS, TOO_MANY_STREAMS, too_many.to_string());
+            refused.until(STREAM_RETRY_SECONDS).into_response()
+        }
+    }
 }
 
 /// Reads `Last-Event-ID`, which a client that has lost its stream sends: the sequence that it has seen last.
@@ -204,7 +214,7 @@ fn parsed_if(request: &mut Request, is_shallow: impl Fn(&str) -> bool) -> Option
     if is_shallow(&request.query) { request.parsed_query().ok() } else { None }
 }
 
-async fn read_request(headers: &HeaderMap, body: Body) -> Result<Request, Refused> {
+async fn read_request(headers: &HeaderMap, body: Body, max_bytes: usize) -> Result<Request, Refused> {
     // A form or plain text can be sent from any page of the web without asking us first; JSON cannot.
     if !is_json(headers.get(CONTENT_TYPE)) {
         let message = "the body must be JSON, with content-type: application/json";
@@ -212,12 +222,12 @@ async fn read_request(headers: &HeaderMap, body: Body) -> Result<Request, Refuse
     }
     let announced =
         headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > MAX_BODY) {
-        return Err(too_large());
+    if announced.is_some_and(|length| length > max_bytes) {
+        return Err(too_large(max_bytes));
     }
-    match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, MAX_BODY)).await {
+    match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, max_bytes)).await {
         Ok(Ok(body)) => parse_body(&body),
-        Ok(Err(_)) => Err(too_large()),
+        Ok(Err(_)) => Err(too_large(max_bytes)),
         Err(_) => {
             let message = "the body took too long to arrive";
             Err(Refused::new(StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT", message))
@@ -234,8 +244,8 @@ impl From<Unclear> for Refused {
     }
 }
 
-fn too_large() -> Refused {
-    let message = format!("the body must not be larger than {MAX_BODY} bytes");
+fn too_large(max_bytes: usize) -> Refused {
+    let message = format!("the body must not be larger than {max_bytes} bytes");
     Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", message)
 }
 
@@ -280,8 +290,10 @@ mod tests {
         HeaderMap::from_iter([(name, HeaderValue::from_static(value))])
     }
 
+    const MAX_BYTES: usize = 1_000;
+
     async fn status_of_post(content_type: &'static str, body: impl Into<Body>) -> StatusCode {
-        let read = read_request(&headers(CONTENT_TYPE, content_type), body.into()).await;
+        let read = read_request(&headers(CONTENT_TYPE, content_type), body.into(), MAX_BYTES).await;
         read.err().map_or(StatusCode::OK, |refused| refused.status)
     }
 
@@ -311,7 +323,7 @@ mod tests {
             let value = HeaderValue::from_str(&headers).expect("a header value");
             assert!(!is_json(Some(&value)), "{charset}");
         }
-        assert_eq!(status_of_post(json, " ".repeat(MAX_BODY + 1)).await, StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(status_of_post(json, " ".repeat(MAX_BYTES + 1)).await, StatusCode::PAYLOAD_TOO_LARGE);
     }
 
     #[test]

@@ -6,8 +6,9 @@
 //! | `GET /graphql` | a WebSocket (`ws`), a query in `?query=`, or GraphiQL in a browser |
 //! | `/healthz`, `/readyz`, `/metrics` | `health` |
 //!
-//! Everything from outside has a bound: the body, the time it takes to arrive, the size and number of WebSocket
-//! messages, the cost of a query (`crate::graphql`).
+//! Everything from outside has a bound: the head and the body and the time that they take to arrive (`connections`), the size
+//! of WebSocket messages, how many sockets and streams an app has open (`crate::access`), the cost of a query
+//! (`crate::graphql`).
 //!
 //! The GraphQL library has glue of its own for HTTP and WebSockets. It answers 200 whatever happened, whatever `Accept` asks
 //! for, takes mutations by GET and plain text by POST (so that any page of the web could send some), and is silent about
@@ -35,9 +36,12 @@ use tower_http::cors::CorsLayer;
 use crate::app::App;
 use crate::graphql::error::INTERNAL;
 
+pub(crate) use self::connections::serve;
+
 mod accept;
 mod answer;
 mod caller;
+mod connections;
 mod graphql;
 mod health;
 mod parameters;

@@ -17,17 +17,19 @@ use serde::Serialize;
 use super::answer::has_no_data;
 use crate::access::Caller;
 use crate::access::door::{Credential, Denied, LOOK_AGAIN_AFTER};
+use crate::access::streams::OpenStream;
 use crate::app::App;
 
 /// Silence after which a comment is sent, shorter than the time after which common proxies cut a silent connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
-/// Executes the request and answers with its events.
+/// Executes the request and answers with its events, which count as `stream`.
 pub(super) fn respond(
     app: &App,
     caller: Caller,
     credential: Option<Credential>,
     request: Request,
+    stream: OpenStream,
 ) -> Response {
     let events = until_failure(app.graphql().execute_stream(caller, request))
         .map(|response| {
@@ -46,7 +48,11 @@ pub(super) fn respond(
             event.json_data(response).unwrap_or_default()
         })
         .chain(stream::once(async { Event::default().event("complete").data("") }))
-        .map(Ok::<_, Infallible>)
+        .map(move |event| {
+            // Open until its last event has left, or the client has.
+            let _ = &stream;
+            Ok::<_, Infallible>(event)
+        })
         .take_until(app.shutdown().clone().cancelled_owned())
         .take_until(shut_out(app.clone(), credential));
     Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()

@@ -1,8 +1,8 @@
 //! GraphQL over WebSocket: the `graphql-transport-ws` protocol.
 //!
 //! Written out here, message by message, because the protocol's rules are what keeps a server alive: a client has
-//! three seconds to introduce itself, no id is used twice at a time, a socket has a bounded number of operations, and
-//! each breach has its close code.
+//! a few seconds to introduce itself, no id is used twice at a time, a socket has a bounded number of operations, an app a
+//! bounded number of sockets, and each breach has its close code.
 //!
 //! One task per socket does everything, so that a slow client slows down itself only: while a message to it waits,
 //! nothing is read for it from the database.
@@ -25,24 +25,17 @@ use tracing::debug;
 use super::answer::{Refused, has_no_data};
 use super::parameters::Parameters;
 use crate::access::door::{Credential, Denied, LOOK_AGAIN_AFTER};
+use crate::access::streams::OpenStream;
 use crate::access::{Caller, FORBIDDEN};
 use crate::app::App;
+use crate::config::ConnectionArgs;
 use crate::graphql::Executor;
 use crate::graphql::error::RequestId;
 
 const PROTOCOL: &str = "graphql-transport-ws";
 
-/// The largest message from a client, in bytes.
-const MAX_MESSAGE: usize = 64 * 1024;
-
-/// The most operations of one socket at a time.
-const MAX_OPERATIONS: usize = 100;
-
 /// The longest id of an operation, in bytes; ids are kept and sent with each message.
 const MAX_ID: usize = 128;
-
-/// How long a client may take to introduce itself.
-const INIT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How often we ask whether the client is still there; it is gone when two questions in a row stay open. Shorter than
 /// the time after which common proxies cut a silent connection.
@@ -58,7 +51,9 @@ pub(super) fn upgrade(
     headers: &HeaderMap,
     request_id: RequestId,
 ) -> axum::response::Response {
-    let upgrade = upgrade.protocols([PROTOCOL]).max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE);
+    let limits = app.settings().connections.clone();
+    let max_bytes = limits.max_message_bytes as usize;
+    let upgrade = upgrade.protocols([PROTOCOL]).max_message_size(max_bytes).max_frame_size(max_bytes);
     if !is_from_here(headers) && !is_allowed(headers, &app.settings().allowed_origins) {
         let message = "pages of this origin may not call; name it in OMS_ALLOWED_ORIGINS if they should";
         return Refused::new(StatusCode::FORBIDDEN, FORBIDDEN, message).into_response();
@@ -82,8 +77,10 @@ pub(super) fn upgrade(
             graphql: app.graphql().clone(),
             request_id,
             operations: StreamMap::new(),
+            limits,
             credential,
             caller: None,
+            open: None,
             last_heard: Instant::now(),
         };
         sockets.track_future(session.serve(app))
@@ -156,9 +153,12 @@ struct Session {
     graphql: Executor,
     request_id: RequestId,
     operations: StreamMap<String, Operation>,
+    limits: ConnectionArgs,
     credential: Option<Credential>,
     /// Known once the client has introduced itself.
     caller: Option<Caller>,
+    /// Counts the socket among the app's, since its client has introduced itself.
+    open: Option<OpenStream>,
     last_heard: Instant,
 }
 
@@ -177,7 +177,7 @@ impl Session {
 
     /// Talks until the conversation ends.
     async fn converse(&mut self, app: App) -> End {
-        let introduced_by = Instant::now() + INIT_TIMEOUT;
+        let introduced_by = Instant::now() + self.limits.init_timeout();
         let mut look_again = interval_at(Instant::now() + LOOK_AGAIN_AFTER, LOOK_AGAIN_AFTER);
         look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ping = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
@@ -235,7 +235,7 @@ impl Session {
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(()),
             Some(Err(error)) if is_too_long(&error) => Err(End::Close(
                 close_code::SIZE,
-                format!("a message must not be longer than {MAX_MESSAGE} bytes").into(),
+                format!("a message must not be longer than {} bytes", self.limits.max_message_bytes).into(),
             )),
             Some(Ok(Message::Close(_)) | Err(_)) | None => Err(End::Gone),
         }
@@ -253,6 +253,8 @@ impl Session {
                     self.credential = Some(credential);
                 }
                 let caller = identify(app, self.credential.clone()).await.map_err(End::denied)?;
+                let open = app.streams().open(&caller);
+                self.open = Some(open.map_err(|too_many| End::Close(4429, too_many.to_string().into()))?);
                 self.caller = Some(caller);
                 self.send(&ServerMessage::ConnectionAck).await
             }
@@ -278,8 +280,9 @@ impl Session {
         if self.operations.contains_key(&id) {
             return Err(End::Close(4409, format!("Subscriber for {id} already exists").into()));
         }
-        if self.operations.len() >= MAX_OPERATIONS {
-            let message = format!("a socket must not have more than {MAX_OPERATIONS} operations at a time");
+        let max = self.limits.max_operations as usize;
+        if self.operations.len() >= max {
+            let message = format!("a socket must not have more than {max} operations at a time");
             let errors = [ServerError::new(message, None)];
             return self.send(&ServerMessage::Error { id: &id, payload: &errors }).await;
         }

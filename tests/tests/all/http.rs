@@ -1,9 +1,13 @@
-//! GraphQL over HTTP: methods, media types, statuses, health.
+//! GraphQL over HTTP: methods, media types, statuses, health, slow clients.
 
-use oms_tests::{Shop, eventually, order};
+use std::time::{Duration, Instant};
+
+use oms_tests::{Shop, eventually, order, within};
 use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, ALLOW, CONTENT_TYPE};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const PLACE_BY_GET: &str = "mutation { placeOrder(input: { idempotencyKey: \"get\", lines: [{ sku: \"SKU-1\", quantity: 1 }] }) { replayed } }";
 
@@ -230,4 +234,78 @@ async fn each_answer_has_its_security_headers_and_no_page_of_another_origin_read
     let headers = sent.send().await.expect("an answer").headers().clone();
     assert!(headers.keys().all(|name| !name.as_str().starts_with("access-control")), "{headers:?}");
     closed.close().await;
+}
+
+const HEADER_TIMEOUT: Duration = Duration::from_millis(300);
+
+async fn impatient_shop() -> Shop {
+    Shop::open_with(|args| args.connections.header_timeout_ms = HEADER_TIMEOUT.as_millis() as u64).await
+}
+
+/// Sends one byte of a head after another and returns how long the server bore it.
+async fn dribble(connection: &mut TcpStream) -> Duration {
+    let begun = Instant::now();
+    let head = "POST /graphql HTTP/1.1\r\nhost: localhost\r\n".bytes().chain(std::iter::repeat(b'a'));
+    let dribbling = async {
+        for byte in head {
+            if connection.write_all(&[byte]).await.is_err() {
+                break;
+            }
+            let mut buffer = [0; 512];
+            match tokio::time::timeout(Duration::from_millis(20), connection.read(&mut buffer)).await {
+                Ok(Ok(0) | Err(_)) => break,
+                Ok(Ok(_)) => panic!("an answer to half a head"),
+                Err(_) => {}
+            }
+        }
+    };
+    within("the server has closed the connection", dribbling).await;
+    begun.elapsed()
+}
+
+#[tokio::test]
+async fn whoever_sends_no_whole_head_is_closed_and_others_are_served() {
+    let shop = impatient_shop().await;
+    let mut slow = TcpStream::connect(shop.addr()).await.expect("a connection");
+    let mut silent = TcpStream::connect(shop.addr()).await.expect("a connection");
+    let begun = Instant::now();
+    let (borne, ended, ()) = tokio::join!(
+        dribble(&mut slow),
+        async { within("the end of silence", silent.read(&mut [0; 16])).await },
+        async {
+            shop.execute("{ __typename }", json!({})).await;
+        }
+    );
+    assert!(borne >= HEADER_TIMEOUT - Duration::from_millis(50), "{borne:?}");
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_connection_may_be_silent_between_requests_and_its_next_head_has_its_own_time() {
+    let shop = impatient_shop().await;
+    let mut connection = TcpStream::connect(shop.addr()).await.expect("a connection");
+    for _ in 0..2 {
+        connection.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("it is open");
+        let mut answer = [0; 4_096];
+        let read = within("an answer", connection.read(&mut answer)).await.expect("an answer");
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer[..read]));
+        tokio::time::sleep(3 * HEADER_TIMEOUT).await;
+    }
+    let borne = dribble(&mut connection).await;
+    assert!(borne >= HEADER_TIMEOUT - Duration::from_millis(50), "{borne:?}");
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn the_largest_body_is_a_setting() {
+    let shop = Shop::open_with(|args| args.connections.max_body_bytes = 2_000).await;
+    for (bytes, status) in [(1_900, StatusCode::OK), (2_001, StatusCode::PAYLOAD_TOO_LARGE)] {
+        let mut body = json!({ "query": "{ __typename }" }).to_string();
+        body.push_str(&" ".repeat(bytes - body.len()));
+        let sent = shop.post().header(CONTENT_TYPE, "application/json").body(body).send().await;
+        assert_eq!(sent.expect("an answer").status(), status, "{bytes}");
+    }
+    shop.close().await;
 }

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use domain::app::{Scope, store};
-use oms_tests::{Client, Shop, key_of, order};
+use oms_tests::{Client, Shop, Socket, app_with_key, eventually, key_of, order, within};
 use reqwest::StatusCode;
-use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use serde_json::{Value, json};
 
 /// How long a refusal may take on a busy machine in a debug build. One that is exponential takes minutes.
@@ -227,4 +227,93 @@ async fn a_query_is_known_by_its_hash() {
     let known = send(json!({ "extensions": extensions })).await;
     assert_eq!(known["data"]["__typename"], "Query", "{known}");
     shop.close().await;
+}
+
+#[tokio::test]
+async fn spreads_fields_and_the_burst_of_a_budget_are_settings() {
+    let shop = Shop::open_with(|args| {
+        args.access.dev_anonymous = false;
+        args.access.burst_seconds = 3;
+        args.limits.max_spreads = 2;
+        args.limits.max_fields = 100;
+    })
+    .await;
+    let db = shop.db.connection();
+    let app = store::create_app(&db, "app", Some(10)).await.expect("an app");
+    let app = shop.with(&key_of(&db, app.id, &[Scope::OrdersRead], &[]).await.secret);
+    let fields = |count: usize| format!("{{ viewer {{ {} }} }}", "__typename ".repeat(count));
+    let spreads =
+        |count: usize| format!("{{ {} }} fragment F on Query {{ __typename }}", "...F ".repeat(count));
+    for (query, expected) in [
+        (spreads(2), ""),
+        (spreads(3), "QUERY_TOO_COMPLEX"),
+        (fields(99), ""),
+        (fields(100), "QUERY_TOO_COMPLEX"),
+        ("{ products(first: 31) { nodes { sku } } }".to_owned(), "QUERY_TOO_COSTLY"),
+    ] {
+        let (_, answer) = app.send(&query, json!({})).await;
+        assert_eq!(code(&answer), expected, "{query:.60}: {answer}");
+    }
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn an_app_holds_a_bounded_number_of_sockets_and_event_streams_open() {
+    let shop = Shop::open_with(|args| {
+        args.access.dev_anonymous = false;
+        args.connections.max_streams = 2;
+    })
+    .await;
+    let db = shop.db.connection();
+    let one = shop.with(&app_with_key(&db, "one", &[Scope::OrdersWrite]).await.secret);
+    let other = shop.with(&app_with_key(&db, "other", &[Scope::OrdersWrite]).await.secret);
+    let place =
+        "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { order { id } accessToken } }";
+    // Its card never answers, so that its story does not end.
+    let input = order("open", [("SKU-1", 1)]).card("tok_down").into_value();
+    let placed = one.execute(place, json!({ "input": input })).await["placeOrder"].take();
+    let id = placed["order"]["id"].as_str().expect("an id").to_owned();
+    let shopper = shop.with(placed["accessToken"].as_str().expect("a token"));
+    let watch = async |client: &Client| {
+        let query = format!("subscription {{ orderStatus(id: \"{id}\", after: 1000) {{ sequence }} }}");
+        let request = client.post().header(ACCEPT, "text/event-stream").json(&json!({ "query": query }));
+        within("an answer", request.send()).await.expect("an answer")
+    };
+    let introduce = async |client: &Client| {
+        let mut socket = Socket::open(shop.addr()).await;
+        let payload = json!({ "x-api-key": client.credential() });
+        socket.send(json!({ "type": "connection_init", "payload": payload })).await;
+        let answer = socket.receive().await;
+        (socket, answer)
+    };
+    let (socket, answer) = introduce(&one).await;
+    assert_eq!(answer, Ok(json!({ "type": "connection_ack" })));
+    let stream = watch(&one).await;
+    assert_eq!(stream.status(), StatusCode::OK);
+
+    assert_eq!(introduce(&one).await.1, Err(4429));
+    let refused = watch(&one).await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert!(refused.headers().contains_key(RETRY_AFTER));
+    assert_eq!(code(&refused.json().await.expect("JSON")), "TOO_MANY_STREAMS");
+    // Others have their own, and what is no stream is none.
+    assert_eq!(introduce(&other).await.1, Ok(json!({ "type": "connection_ack" })));
+    assert_eq!(watch(&shopper).await.status(), StatusCode::OK);
+    one.execute("{ __typename }", json!({})).await;
+
+    drop(stream);
+    let again = eventually("there is room again", async || {
+        let stream = watch(&one).await;
+        (stream.status() == StatusCode::OK).then_some(stream)
+    });
+    let again = again.await;
+    drop((socket, again));
+    for _ in 0..2 {
+        let both = eventually("there is room for a socket", async || {
+            let (socket, answer) = introduce(&one).await;
+            answer.is_ok().then_some(socket)
+        });
+        drop(both.await);
+    }
+    shop.close_with_pending_orders().await;
 }

@@ -126,3 +126,28 @@ async fn messages_that_are_none_close_the_socket() {
     assert_eq!(socket.receive().await, Err(4400));
     shop.close().await;
 }
+
+#[tokio::test]
+async fn what_a_socket_carries_and_how_long_it_waits_are_settings() {
+    let shop = Shop::open_with(|args| {
+        args.connections.max_message_bytes = 1_000;
+        args.connections.max_operations = 1;
+        args.connections.init_timeout_ms = 200;
+    })
+    .await;
+    let begun = std::time::Instant::now();
+    let mut silent = Socket::open(shop.addr()).await;
+    assert_eq!(silent.receive().await, Err(4408));
+    assert!(begun.elapsed() < std::time::Duration::from_secs(3), "{:?}", begun.elapsed());
+
+    let id = shop.place(order("open", [("SKU-1", 1)]).card("tok_down")).await.id().to_owned();
+    let mut socket = Socket::connect(shop.addr()).await;
+    for operation in ["1", "2"] {
+        socket.subscribe(operation, &id, Some(1_000)).await;
+    }
+    let refused = socket.receive().await.expect("the socket stays open");
+    assert_eq!((&refused["id"], &refused["type"]), (&json!("2"), &json!("error")), "{refused}");
+    socket.send(json!({ "type": "ping", "payload": { "long": "x".repeat(1_000) } })).await;
+    assert_eq!(socket.receive().await, Err(1009));
+    shop.close_with_pending_orders().await;
+}

@@ -20,13 +20,6 @@ use crate::config::LimitArgs;
 /// `extensions.code` of a query beyond a bound.
 pub const QUERY_TOO_COMPLEX: &str = "QUERY_TOO_COMPLEX";
 
-/// The most fields of a query once its fragments are put in their places. The standard introspection query has about
-/// 150.
-const MAX_FIELDS: usize = 3_000;
-
-/// The most fragment spreads of a document.
-const MAX_SPREADS: usize = 100;
-
 /// The deepest look at the schema. GraphiQL's needs 13.
 const MAX_INTROSPECTION_DEPTH: usize = 20;
 
@@ -75,7 +68,12 @@ pub(super) fn check_text(query: &str, limits: &LimitArgs) -> Result<(), TooMuch>
 /// # Errors
 /// The first bound that it goes beyond, or a fragment that contains itself.
 pub(super) fn check(document: &ExecutableDocument, limits: &LimitArgs) -> Result<(), TooMuch> {
-    let mut measuring = Measuring { document, of_fragments: HashMap::new(), counts: Counts::default() };
+    let mut measuring = Measuring {
+        document,
+        max_spreads: limits.max_spreads as usize,
+        of_fragments: HashMap::new(),
+        counts: Counts::default(),
+    };
     for (_, operation) in document.operations.iter() {
         let operation = &operation.node;
         measuring.counts.directives += operation.directives.len();
@@ -92,7 +90,7 @@ pub(super) fn check(document: &ExecutableDocument, limits: &LimitArgs) -> Result
             MAX_INTROSPECTION_LISTS,
         )?;
         TooMuch::check("fields at its root", whole.root_fields, limits.max_root_fields as usize)?;
-        TooMuch::check("fields once its fragments are expanded", whole.fields, MAX_FIELDS)?;
+        TooMuch::check("fields once its fragments are expanded", whole.fields, limits.max_fields as usize)?;
     }
     // Fragments that no operation spreads are walked by the validation all the same.
     for name in document.fragments.keys() {
@@ -124,6 +122,7 @@ struct Counts {
 
 struct Measuring<'a> {
     document: &'a ExecutableDocument,
+    max_spreads: usize,
     /// `None` while the fragment is being measured.
     of_fragments: HashMap<&'a str, Option<Size>>,
     counts: Counts,
@@ -156,7 +155,7 @@ impl<'a> Measuring<'a> {
                 Selection::FragmentSpread(spread) => {
                     self.counts.spreads += 1;
                     // At once: each may lead a level deeper into the recursion.
-                    TooMuch::check("fragment spreads", self.counts.spreads, MAX_SPREADS)?;
+                    TooMuch::check("fragment spreads", self.counts.spreads, self.max_spreads)?;
                     self.directives(&spread.node.directives);
                     self.fragment(&spread.node.fragment_name.node)?
                 }
@@ -241,6 +240,23 @@ mod tests {
             assert_eq!(verdict(&good), Ok(()), "{good}");
             assert!(verdict(&bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn as_many_spreads_as_the_settings_allow_are_walked_on_a_small_stack() {
+        let limits = LimitArgs { max_spreads: 500, max_tokens: 10_000, ..LimitArgs::default() };
+        let chain = |spreads: usize| {
+            let spread = |n| format!(" fragment f{n} on Query {{ ...f{} }}", n + 1);
+            let fragments: String = (1..spreads).map(spread).collect();
+            format!("{{ ...f1 }}{fragments} fragment f{spreads} on Query {{ a }}")
+        };
+        for (spreads, is_good) in [(500, true), (501, false)] {
+            let document = parse_query(chain(spreads)).expect("a well-formed query");
+            assert_eq!(check(&document, &limits).is_ok(), is_good, "{spreads}");
+        }
+        let wide = LimitArgs { max_fields: 10, ..LimitArgs::default() };
+        let document = parse_query("{ a { b b b b b b b b b b } }").expect("a well-formed query");
+        assert!(check(&document, &wide).is_err(), "eleven fields");
     }
 
     #[test]
