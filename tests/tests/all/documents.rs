@@ -241,7 +241,7 @@ async fn an_app_executes_nothing_but_registered_documents_where_it_is_told_so() 
     socket.send(json!({ "id": "2", "type": "subscribe", "payload": payload })).await;
     assert_eq!(socket.receive().await.expect("an event")["type"], "next");
 
-    // The holder of a link to an order is no way around, nor is a socket that was open.
+    // The holder of a link to an order is no way around.
     assert_eq!(code(&json(&shopper, json!({ "query": ORDER, "variables": {} })).await), NOT_ALLOWED);
     // Others are not bound.
     scene.admin.execute(OTHER, json!({})).await;
@@ -255,6 +255,31 @@ async fn an_app_executes_nothing_but_registered_documents_where_it_is_told_so() 
 
     scene.only(false).await;
     scene.app.execute(OTHER, json!({})).await;
+    scene.shop.close().await;
+}
+
+#[tokio::test]
+async fn a_switch_reaches_sockets_that_are_open() {
+    let scene = Scene::open().await;
+    let mut socket = connect(&scene, &scene.app).await;
+    let mut ask = async |n: u32| {
+        let payload = json!({ "query": "{ viewer { app { id } } }" });
+        socket.send(json!({ "id": n.to_string(), "type": "subscribe", "payload": payload })).await;
+        let answer = socket.receive().await.expect("the socket stays open");
+        if answer["type"] == "next" {
+            assert_eq!(socket.receive().await.expect("the end")["type"], "complete");
+        }
+        answer["type"] == "next"
+    };
+    assert!(ask(0).await);
+    scene.only(true).await;
+    let switched_at = Instant::now();
+    let mut n = 1;
+    while ask(n).await {
+        assert!(switched_at.elapsed() < Duration::from_secs(45), "it holds over open sockets");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        n += 1;
+    }
     scene.shop.close().await;
 }
 
