@@ -317,3 +317,35 @@ async fn an_app_holds_a_bounded_number_of_sockets_and_event_streams_open() {
     }
     shop.close_with_pending_orders().await;
 }
+
+#[tokio::test]
+async fn whatever_the_settings_allow_fits_the_stack() {
+    let shop = Shop::open_with(|args| {
+        args.limits.max_tokens = 10_000;
+        args.limits.max_spreads = 500;
+        args.limits.max_fields = 100_000;
+        args.limits.max_depth = 30;
+    })
+    .await;
+    // Fragments that spread the next, each time within so many inline ones.
+    let chain = |fragments: usize, inline: usize| {
+        let (open, close) = ("... { ".repeat(inline), "}".repeat(inline));
+        let fragment = |n| format!(" fragment f{n} on Query {{ {open} ...f{} {close} }}", n + 1);
+        (1..fragments).map(fragment).collect::<String>()
+    };
+    for (count, inline) in [(500, 0), (54, 10), (90, 10), (45, 60), (100, 25)] {
+        let last = format!(" fragment f{count} on Query {{ __typename }}");
+        let forward = format!("{{ ...f1 }}{}{last}", chain(count, inline));
+        // Measured from its end, each fragment is known when the next one asks.
+        let backward = format!("{{ ...f{count} ...f1 }}{last}{}", chain(count, inline));
+        for query in [forward, backward] {
+            let (status, answer) = shop.send(&query, json!({})).await;
+            assert!(!status.is_server_error(), "{count} {inline}: {status} {answer}");
+            if count * (inline + 1) > 600 {
+                assert_eq!(code(&answer), "QUERY_TOO_COMPLEX", "{count} {inline}: {answer}");
+            }
+        }
+    }
+    shop.execute("{ __typename }", json!({})).await;
+    shop.close().await;
+}

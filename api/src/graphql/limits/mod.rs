@@ -20,6 +20,10 @@ use crate::config::LimitArgs;
 /// `extensions.code` of a query beyond a bound.
 pub const QUERY_TOO_COMPLEX: &str = "QUERY_TOO_COMPLEX";
 
+/// The deepest that selections may lie in one another with fragments in their places, fields or not: whoever walks them calls
+/// itself for each, and four times as many fill the stack of a thread.
+const MAX_NESTED_SELECTIONS: usize = 600;
+
 /// The deepest look at the schema. GraphiQL's needs 13.
 const MAX_INTROSPECTION_DEPTH: usize = 20;
 
@@ -70,6 +74,7 @@ pub(super) fn check_text(query: &str, limits: &LimitArgs) -> Result<(), TooMuch>
 pub(super) fn check(document: &ExecutableDocument, limits: &LimitArgs) -> Result<(), TooMuch> {
     let mut measuring = Measuring {
         document,
+        nested: 0,
         max_spreads: limits.max_spreads as usize,
         of_fragments: HashMap::new(),
         counts: Counts::default(),
@@ -104,12 +109,25 @@ pub(super) fn check(document: &ExecutableDocument, limits: &LimitArgs) -> Result
 /// What a selection set amounts to with its fragments in their places.
 #[derive(Debug, Clone, Copy)]
 struct Size {
+    /// Selections in one another.
+    nested: usize,
     fields: usize,
     depth: usize,
     root_fields: usize,
     only_introspection: bool,
     /// The most lists of the schema's own on one path.
     introspection_lists: usize,
+}
+
+impl Size {
+    const NOTHING: Self = Self {
+        nested: 0,
+        fields: 0,
+        depth: 0,
+        root_fields: 0,
+        only_introspection: true,
+        introspection_lists: 0,
+    };
 }
 
 /// What is counted as it is written.
@@ -122,6 +140,8 @@ struct Counts {
 
 struct Measuring<'a> {
     document: &'a ExecutableDocument,
+    /// How deep it is at the moment.
+    nested: usize,
     max_spreads: usize,
     /// `None` while the fragment is being measured.
     of_fragments: HashMap<&'a str, Option<Size>>,
@@ -130,8 +150,9 @@ struct Measuring<'a> {
 
 impl<'a> Measuring<'a> {
     fn selections(&mut self, selections: &'a SelectionSet) -> Result<Size, TooMuch> {
-        let mut sum =
-            Size { fields: 0, depth: 0, root_fields: 0, only_introspection: true, introspection_lists: 0 };
+        self.check_nested(1)?;
+        self.nested += 1;
+        let mut sum = Size::NOTHING;
         for selection in &selections.items {
             let size = match &selection.node {
                 Selection::Field(field) => {
@@ -140,6 +161,7 @@ impl<'a> Measuring<'a> {
                     self.directives(&field.directives);
                     let below = self.selections(&field.selection_set.node)?;
                     Size {
+                        nested: below.nested,
                         fields: below.fields.saturating_add(1),
                         depth: below.depth + 1,
                         root_fields: 1,
@@ -161,6 +183,7 @@ impl<'a> Measuring<'a> {
                 }
             };
             sum = Size {
+                nested: sum.nested.max(size.nested),
                 fields: sum.fields.saturating_add(size.fields),
                 depth: sum.depth.max(size.depth),
                 root_fields: sum.root_fields.saturating_add(size.root_fields),
@@ -168,19 +191,27 @@ impl<'a> Measuring<'a> {
                 introspection_lists: sum.introspection_lists.max(size.introspection_lists),
             };
         }
+        self.nested -= 1;
+        sum.nested += 1;
         Ok(sum)
+    }
+
+    /// Checks that selections which lie so deep in one another fit in here.
+    fn check_nested(&self, deeper: usize) -> Result<(), TooMuch> {
+        TooMuch::check("selections in one another", self.nested + deeper, MAX_NESTED_SELECTIONS)
     }
 
     fn fragment(&mut self, name: &'a str) -> Result<Size, TooMuch> {
         match self.of_fragments.get(name) {
-            Some(Some(size)) => return Ok(*size),
+            Some(Some(size)) => {
+                let size = *size;
+                return self.check_nested(size.nested).map(|()| size);
+            }
             Some(None) => return Err(TooMuch::new(format!("the fragment {name:?} contains itself"))),
             None => {}
         }
-        let nothing =
-            Size { fields: 0, depth: 0, root_fields: 0, only_introspection: true, introspection_lists: 0 };
         // Validation reports a fragment that is missing.
-        let Some(fragment) = self.document.fragments.get(name) else { return Ok(nothing) };
+        let Some(fragment) = self.document.fragments.get(name) else { return Ok(Size::NOTHING) };
         self.of_fragments.insert(name, None);
         self.directives(&fragment.node.directives);
         let size = self.selections(&fragment.node.selection_set.node)?;
