@@ -237,7 +237,7 @@ impl Default for RunnerArgs {
     fn default() -> Self {
         Self {
             batch_size: 500,
-            max_open_calls: 1_000,
+            max_open_calls: 2_000,
             worker_lease_seconds: 5,
             poll_interval_ms: 500,
             runner_pool_size: 10,

@@ -190,8 +190,7 @@ const fn is_lock_off() -> bool {
 /// Sums the orders' lines by SKU, orders in the order of `order_ids` (served by order_lines_pkey).
 async fn load_demands(tx: &impl ConnectionTrait, order_ids: &[Uuid]) -> Result<Vec<Demand>, DbErr> {
     let mut demands = Demand::find_by_statement(statement(
-        "SELECT order_id, sku, sum(quantity)::bigint AS quantity
-         FROM order_lines WHERE order_id = ANY($1) GROUP BY order_id, sku",
+        "SELECT order_id, sku, quantity FROM order_lines WHERE order_id = ANY($1)",
         [order_ids.to_vec().into()],
     ))
     .all(tx)
@@ -199,6 +198,14 @@ async fn load_demands(tx: &impl ConnectionTrait, order_ids: &[Uuid]) -> Result<V
     let turns: HashMap<Uuid, usize> = order_ids.iter().enumerate().map(|(turn, &id)| (id, turn)).collect();
     demands.sort_unstable_by(|left, right| {
         (turns.get(&left.order_id), &left.sku).cmp(&(turns.get(&right.order_id), &right.sku))
+    });
+    demands.dedup_by(|next, sum| {
+        let is_same = (next.order_id, &next.sku) == (sum.order_id, &sum.sku);
+        if is_same {
+            // Each is at most a million, and an order has few of them.
+            sum.quantity += next.quantity;
+        }
+        is_same
     });
     Ok(demands)
 }

@@ -50,7 +50,7 @@ impl Default for RunnerSettings {
     fn default() -> Self {
         Self {
             batch_size: 500,
-            max_open_calls: 1_000,
+            max_open_calls: 2_000,
             parallel_batches: 2,
             poll_interval: Duration::from_millis(500),
             timer_interval: Duration::from_millis(100),
