@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use saga::engine::definition::CONCLUSION_NAME;
 use saga::engine::{
     Action, Call, Definition, Direction, ExternalStep, Failure, LocalStep, Lookup, Outcome, Saga, Settled,
-    StepError, Verdict,
+    StepError, StepTransaction, Verdict,
 };
-use sea_orm::{ConnectionTrait, DatabaseTransaction};
+use sea_orm::ConnectionTrait;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -251,7 +251,7 @@ fn refusal() -> Failure {
 
 #[async_trait]
 impl LocalStep for Disturbed<dyn LocalStep> {
-    async fn run(&self, tx: &DatabaseTransaction, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
+    async fn run(&self, tx: &StepTransaction<'_>, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
         let faults: Vec<Option<Fault>> = sagas.iter().map(|saga| self.next_fault(saga.id)).collect();
         assert!(!faults.contains(&Some(Fault::Panic)), "the step was told to panic");
         if faults.contains(&Some(Fault::ConnectionCut)) {
@@ -308,7 +308,7 @@ impl ExternalStep for Disturbed<dyn ExternalStep> {
         }
     }
 
-    async fn record(&self, tx: &DatabaseTransaction, settled: &mut [Settled<'_>]) -> Result<(), StepError> {
+    async fn record(&self, tx: &StepTransaction<'_>, settled: &mut [Settled<'_>]) -> Result<(), StepError> {
         self.inner.record(tx, settled).await
     }
 }
@@ -325,7 +325,7 @@ struct Twice<S: ?Sized>(Arc<S>);
 
 #[async_trait]
 impl LocalStep for Twice<dyn LocalStep> {
-    async fn run(&self, tx: &DatabaseTransaction, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
+    async fn run(&self, tx: &StepTransaction<'_>, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
         let first = self.0.run(tx, &mut sagas.to_vec()).await?;
         let second = self.0.run(tx, sagas).await?;
         if first == second {
@@ -362,7 +362,7 @@ impl ExternalStep for Twice<dyn ExternalStep> {
         }
     }
 
-    async fn record(&self, tx: &DatabaseTransaction, settled: &mut [Settled<'_>]) -> Result<(), StepError> {
+    async fn record(&self, tx: &StepTransaction<'_>, settled: &mut [Settled<'_>]) -> Result<(), StepError> {
         // A refusal is recorded once: it is what turns a saga round, and no effect that could be doubled.
         let mut sagas: Vec<Saga> = settled.iter().map(|settled| settled.saga.clone()).collect();
         let mut again: Vec<Settled<'_>> = sagas

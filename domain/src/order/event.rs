@@ -98,7 +98,7 @@ impl OrderEvent {
     }
 
     /// Returns the event's name and its facts.
-    pub fn into_parts(self) -> (String, serde_json::Value) {
+    pub fn to_parts(&self) -> (String, serde_json::Value) {
         let mut value = serde_json::to_value(self).unwrap_or_default();
         let kind = value["type"].as_str().unwrap_or_default().to_owned();
         (kind, value["data"].take())
@@ -111,10 +111,10 @@ mod tests {
 
     #[test]
     fn an_event_is_its_name_and_its_facts() {
-        let (kind, data) = OrderEvent::PaymentCaptured { amount_minor: 250 }.into_parts();
+        let (kind, data) = OrderEvent::PaymentCaptured { amount_minor: 250 }.to_parts();
         assert_eq!(kind, "PaymentCaptured");
         assert_eq!(data, serde_json::json!({"amountMinor": 250}));
-        let (kind, data) = OrderEvent::StockReserved {}.into_parts();
+        let (kind, data) = OrderEvent::StockReserved {}.to_parts();
         assert_eq!((kind.as_str(), data), ("StockReserved", serde_json::json!({})));
     }
 

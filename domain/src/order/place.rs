@@ -497,7 +497,7 @@ async fn insert_lines_and_first_events(
                 items_minor: draft.items_minor,
                 currency: draft.currency.code().to_owned(),
             };
-            (draft.id, placed.into_parts())
+            (draft.id, placed.to_parts())
         })
         .collect();
     tx.execute_raw(statement(

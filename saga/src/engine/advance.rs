@@ -13,13 +13,14 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::batch::{
-    Advanced, Attempt, Batch, BatchError, CallResult, Context, Place, begin_attempt, database, evidence,
+    Advanced, Batch, BatchError, CallResult, Context, Place, Written, begin_attempt, database,
 };
 use super::breaker::Breakers;
 use super::definition::Definitions;
+use super::history::{Attempt, LogEntry, LogKind, evidence};
 use super::plan::{self, Ended};
 use super::step::{Failure, Outcome, Saga};
-use super::store::{self, CallRow, LogEntry, LogKind};
+use super::store::{self, CallRow};
 
 /// What becomes of sagas once the results of their calls are recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,9 +59,9 @@ pub(super) async fn advance(
         return Ok(Advanced::default());
     }
     let rows = store::load_sagas(&tx, &claimed).await.map_err(database("load sagas"))?;
-    let mut batch = Batch::new(context, rows, halt_before);
-    batch.run(&tx).await?;
-    batch.commit(tx).await
+    let mut batch = Batch::new(context, &tx, rows, halt_before);
+    batch.run().await?;
+    batch.write().await?.commit(tx).await
 }
 
 /// Ends one saga's attempt at the place it is at, because its step cannot run: the saga goes to backoff alone.
@@ -73,17 +74,17 @@ pub(super) async fn park(
     let tx = db.begin().await.map_err(database("begin to park a saga"))?;
     let claimed = store::claim_these(&tx, &[saga_id]).await.map_err(database("claim a saga to park"))?;
     let rows = store::load_sagas(&tx, &claimed).await.map_err(database("load a saga to park"))?;
-    let mut batch = Batch::new(context, rows, None);
+    let mut batch = Batch::new(context, &tx, rows, None);
     for mut saga in std::mem::take(&mut batch.runnable) {
         begin_attempt(&mut saga);
         let ended = Ended::Postponed { delay: None, reason: reason.to_owned() };
-        batch.end_attempt(saga, ended, &Attempt::local(batch.now, json!({ "reason": reason })));
+        batch.end_attempt(saga, ended, Attempt::local(batch.now, json!({ "reason": reason })));
     }
     // Giving up may turn the saga round; its undo runs in a transaction of its own.
     for saga in std::mem::take(&mut batch.runnable) {
         batch.block_ready(saga);
     }
-    batch.commit(tx).await
+    batch.write().await?.commit(tx).await
 }
 
 /// Records results, matched to their open calls by epoch, and carries the sagas on. A result that matches none is kept
@@ -165,7 +166,7 @@ pub(super) async fn apply_decision(
     let breakers = Breakers::default();
     let context =
         Context { definitions, breakers: &breakers, worker_id: Uuid::nil(), one_step_per_commit: true };
-    let mut batch = Batch::new(context, rows, None);
+    let mut batch = Batch::new(context, tx, rows, None);
     let Some(mut saga) = batch.runnable.pop() else {
         let missing = DbErr::RecordNotFound(format!("saga {saga_id}"));
         return Err(BatchError::Database { doing: "load a saga", source: missing });
@@ -188,25 +189,25 @@ pub(super) async fn apply_decision(
             let next = plan::abandon(&saga.definition, saga.cursor, failure, batch.now);
             batch.carry_out(saga, next);
         }
-        Decision::Resolve(outcome) => batch.resolve(tx, saga, &outcome).await?,
+        Decision::Resolve(outcome) => batch.resolve(saga, &outcome).await?,
     }
     for saga in std::mem::take(&mut batch.runnable) {
         batch.block_ready(saga);
     }
-    store::write(tx, batch.into_writes(), context.worker_id).await.map_err(database("write a decision"))
+    batch.write().await.map(drop)
 }
 
-async fn settle_taken<'a>(
+async fn settle_taken(
     tx: &DatabaseTransaction,
-    context: Context<'a>,
+    context: Context<'_>,
     mut ended: Vec<(CallRow, Outcome)>,
     stale: Vec<LogEntry>,
     onward: Onward,
-) -> Result<Batch<'a>, BatchError> {
+) -> Result<Written, BatchError> {
     ended.sort_unstable_by_key(|(row, _)| row.saga_id);
     let saga_ids: Vec<Uuid> = ended.iter().map(|(row, _)| row.saga_id).collect();
     let rows = store::load_sagas(tx, &saga_ids).await.map_err(database("load sagas"))?;
-    let mut batch = Batch::new(context, rows, None);
+    let mut batch = Batch::new(context, tx, rows, None);
     batch.writes.log = stale;
     let mut calls: HashMap<Uuid, (CallRow, Outcome)> =
         ended.into_iter().map(|(row, outcome)| (row.saga_id, (row, outcome))).collect();
@@ -214,18 +215,18 @@ async fn settle_taken<'a>(
         .into_iter()
         .filter_map(|saga| calls.remove(&saga.id).map(|(row, outcome)| (saga, row, outcome)))
         .collect();
-    batch.record(tx, &mut waiting).await?;
+    batch.record(&mut waiting).await?;
     for (saga, row, outcome) in waiting {
         let ended = Ended::from(&outcome);
-        batch.end_attempt(saga, ended, &Attempt::call(row, &outcome));
+        batch.end_attempt(saga, ended, Attempt::call(row, &outcome));
     }
     match onward {
-        Onward::Now => batch.run(tx).await?,
+        Onward::Now => batch.run().await?,
         Onward::Later => {
             for saga in std::mem::take(&mut batch.runnable) {
                 batch.block_ready(saga);
             }
         }
     }
-    Ok(batch)
+    batch.write().await
 }

@@ -14,13 +14,15 @@ use uuid::Uuid;
 
 use super::breaker::Breakers;
 use super::crash_point::CommitPlaces;
-use super::definition::{Action, Definition, Definitions, LEASE_MARGIN, Resolution};
+use super::definition::{Action, CONCLUSION, Definition, Definitions, LEASE_MARGIN, Resolution};
 use super::guard::Guard;
+use super::history::{Attempt, LogEntry, LogKind};
 use super::plan::{self, Cursor, Ended, Next, Wait};
 use super::retry::with_full_jitter;
 use super::status::{Direction, SagaStatus};
 use super::step::{Call, ExternalStep, Failure, LocalStep, Outcome, Saga, Settled, StepError, Verdict};
-use super::store::{self, CallRow, LogEntry, LogKind, NewCall, SagaRow, SagaUpdate, Writes};
+use super::step_transaction::StepTransaction;
+use super::store::{self, CallRow, NewCall, SagaRow, SagaUpdate, Writes};
 
 /// What every transaction of a process works with.
 #[derive(Clone, Copy)]
@@ -115,67 +117,6 @@ pub(super) enum BatchError {
 pub(super) fn database(doing: &'static str) -> impl FnOnce(DbErr) -> BatchError {
     move |source| BatchError::Database { doing, source }
 }
-/// What the history says of an attempt.
-pub(super) struct Attempt {
-    idempotency_key: String,
-    request: String,
-    detail: Value,
-    started_at: DateTime<Utc>,
-}
-
-impl Attempt {
-    pub(super) fn local(now: DateTime<Utc>, detail: Value) -> Self {
-        Self { idempotency_key: String::new(), request: String::new(), detail, started_at: now }
-    }
-
-    pub(super) fn call(row: CallRow, outcome: &Outcome) -> Self {
-        Self {
-            idempotency_key: row.idempotency_key,
-            request: row.request,
-            detail: outcome_detail(outcome),
-            started_at: row.started_at,
-        }
-    }
-}
-
-fn outcome_name(outcome: &Outcome) -> &'static str {
-    ended_name(&Ended::from(outcome))
-}
-
-fn ended_name(ended: &Ended) -> &'static str {
-    match ended {
-        Ended::Succeeded => "SUCCEEDED",
-        Ended::Refused(_) => "REFUSED",
-        Ended::Unknown(_) => "UNKNOWN",
-        Ended::Postponed { .. } => "RETRY",
-    }
-}
-
-fn outcome_detail(outcome: &Outcome) -> Value {
-    match outcome {
-        Outcome::Succeeded(answer) => answer.clone(),
-        Outcome::Refused(failure) => json!(failure),
-        Outcome::Unknown(reason) => json!({ "reason": reason }),
-    }
-}
-
-pub(super) fn evidence(result: &CallResult) -> LogEntry {
-    let dispatch = &result.dispatch;
-    LogEntry {
-        saga_id: dispatch.saga_id,
-        epoch: dispatch.epoch,
-        kind: LogKind::Evidence,
-        step: dispatch.definition.step_name(dispatch.place.0),
-        direction: dispatch.place.1,
-        attempt: dispatch.attempt,
-        generation: dispatch.generation,
-        outcome: outcome_name(&result.outcome),
-        idempotency_key: dispatch.call.idempotency_key.clone(),
-        request: dispatch.call.request.clone(),
-        detail: outcome_detail(&result.outcome).to_string(),
-        started_at: result.started_at,
-    }
-}
 
 pub(super) fn begin_attempt(saga: &mut Saga) {
     saga.cursor.attempt += 1;
@@ -185,6 +126,7 @@ pub(super) fn begin_attempt(saga: &mut Saga) {
 /// The sagas of one transaction and what it will write.
 pub(super) struct Batch<'a> {
     context: Context<'a>,
+    steps: StepTransaction<'a>,
     pub(super) now: DateTime<Utc>,
     started: Vec<(Uuid, Place)>,
     halt_before: Option<Place>,
@@ -194,10 +136,16 @@ pub(super) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(context: Context<'a>, rows: Vec<SagaRow>, halt_before: Option<Place>) -> Self {
+    pub(super) fn new(
+        context: Context<'a>,
+        tx: &'a DatabaseTransaction,
+        rows: Vec<SagaRow>,
+        halt_before: Option<Place>,
+    ) -> Self {
         let now = rows.first().map_or_else(Utc::now, |row| row.now);
         let mut batch = Self {
             context,
+            steps: StepTransaction::new(tx),
             now,
             started: Vec::with_capacity(rows.len()),
             halt_before,
@@ -245,7 +193,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Carries every saga on, step by step and set by set, until it blocks.
-    pub(super) async fn run(&mut self, tx: &DatabaseTransaction) -> Result<(), BatchError> {
+    pub(super) async fn run(&mut self) -> Result<(), BatchError> {
         while let Some(first) = self.runnable.first() {
             let definition = first.definition.clone();
             let place = (first.cursor.step, first.cursor.direction);
@@ -262,21 +210,22 @@ impl<'a> Batch<'a> {
             match definition.action(place.0, place.1) {
                 Some(Action::Local(step)) => {
                     group.iter_mut().for_each(begin_attempt);
-                    let verdicts = run_local(step.as_ref(), tx, &mut group)
+                    let verdicts = run_local(step.as_ref(), &self.steps, &mut group)
                         .await
                         .map_err(|source| self.step_error(&definition, place, source))?;
+                    self.write_deferred_of_one(&definition, place).await?;
                     for (saga, verdict) in group.into_iter().zip(verdicts) {
                         let detail = match &verdict {
                             Verdict::Done => Value::Null,
                             Verdict::Refused(failure) => json!(failure),
                             Verdict::RetryAfter(delay) => json!({ "retryAfterMs": delay.as_millis() as u64 }),
                         };
-                        self.end_attempt(saga, verdict.into(), &Attempt::local(self.now, detail));
+                        self.end_attempt(saga, verdict.into(), Attempt::local(self.now, detail));
                     }
                 }
                 Some(Action::External(step)) => {
                     let step = step.clone();
-                    self.block_calls(tx, &definition, place, &step, group).await?;
+                    self.block_calls(&definition, place, &step, group).await?;
                 }
                 // Nothing to do here in this direction.
                 None => {
@@ -290,12 +239,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Takes an outcome from a person as if the other system had given it.
-    pub(super) async fn resolve(
-        &mut self,
-        tx: &DatabaseTransaction,
-        mut saga: Saga,
-        outcome: &Outcome,
-    ) -> Result<(), BatchError> {
+    pub(super) async fn resolve(&mut self, mut saga: Saga, outcome: &Outcome) -> Result<(), BatchError> {
         let definition = saga.definition.clone();
         let place = (saga.cursor.step, saga.cursor.direction);
         if let Some(Action::External(step)) = definition.action(place.0, place.1) {
@@ -305,7 +249,7 @@ impl<'a> Batch<'a> {
                 Outcome::Unknown(_) => None,
             };
             let mut settled: Vec<Settled<'_>> = settled.into_iter().collect();
-            step.record(tx, &mut settled)
+            step.record(&self.steps, &mut settled)
                 .await
                 .map_err(|source| self.step_error(&definition, place, source))?;
         }
@@ -316,11 +260,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Lets each step write what the definitive outcomes of its calls mean.
-    pub(super) async fn record(
-        &self,
-        tx: &DatabaseTransaction,
-        waiting: &mut [(Saga, CallRow, Outcome)],
-    ) -> Result<(), BatchError> {
+    pub(super) async fn record(&self, waiting: &mut [(Saga, CallRow, Outcome)]) -> Result<(), BatchError> {
         let mut places: Vec<(Arc<Definition>, Place)> = Vec::new();
         for (saga, row, _) in waiting.iter() {
             let place = (row.step, row.direction);
@@ -344,15 +284,20 @@ impl<'a> Batch<'a> {
             if settled.is_empty() {
                 continue;
             }
-            let recorded = AssertUnwindSafe(step.record(tx, &mut settled)).catch_unwind().await;
+            let recorded = AssertUnwindSafe(step.record(&self.steps, &mut settled)).catch_unwind().await;
             recorded
                 .unwrap_or_else(|panic| Err(StepError::Panicked(panic_message(&panic))))
                 .map_err(|source| self.step_error(&definition, place, source))?;
+            self.write_deferred_of_one(&definition, place).await?;
         }
         Ok(())
     }
 
     fn step_error(&self, definition: &Definition, place: Place, source: StepError) -> BatchError {
+        self.blame(definition.step_name(place.0), place, source)
+    }
+
+    fn blame(&self, step: &'static str, place: Place, source: StepError) -> BatchError {
         let source = match source {
             // Nobody's step is to blame: nothing is bisected, and no attempt is counted.
             StepError::Database(source) if store::is_unavailable(&source) => {
@@ -360,30 +305,12 @@ impl<'a> Batch<'a> {
             }
             source => source,
         };
-        BatchError::Step {
-            step: definition.step_name(place.0),
-            place,
-            saga_ids: self.started.clone(),
-            source,
-        }
+        BatchError::Step { step, place, saga_ids: self.started.clone(), source }
     }
 
     /// Writes the attempt into the history and does what the plan says.
-    pub(super) fn end_attempt(&mut self, saga: Saga, ended: Ended, attempt: &Attempt) {
-        self.writes.log.push(LogEntry {
-            saga_id: saga.id,
-            epoch: saga.epoch,
-            kind: LogKind::Attempt,
-            step: saga.definition.step_name(saga.cursor.step),
-            direction: saga.cursor.direction,
-            attempt: saga.cursor.attempt,
-            generation: saga.cursor.generation,
-            outcome: ended_name(&ended),
-            idempotency_key: attempt.idempotency_key.clone(),
-            request: attempt.request.clone(),
-            detail: if attempt.detail.is_null() { String::new() } else { attempt.detail.to_string() },
-            started_at: attempt.started_at,
-        });
+    pub(super) fn end_attempt(&mut self, saga: Saga, ended: Ended, attempt: Attempt) {
+        self.writes.log.push(attempt.into_entry(&saga, &ended));
         self.follow(saga, ended);
     }
 
@@ -449,26 +376,12 @@ impl<'a> Batch<'a> {
 
     /// Writes something into the history that is not an attempt.
     pub(super) fn log(&mut self, saga: &Saga, kind: LogKind, outcome: &'static str, detail: String) {
-        self.writes.log.push(LogEntry {
-            saga_id: saga.id,
-            epoch: saga.epoch,
-            kind,
-            step: saga.definition.step_name(saga.cursor.step),
-            direction: saga.cursor.direction,
-            attempt: saga.cursor.attempt,
-            generation: saga.cursor.generation,
-            outcome,
-            idempotency_key: String::new(),
-            request: String::new(),
-            detail,
-            started_at: self.now,
-        });
+        self.writes.log.push(LogEntry::at_its_place(saga, kind, outcome, detail, self.now));
     }
 
     /// Writes the intents of calls. A repeated attempt takes its request from the history: the same bytes.
     async fn block_calls(
         &mut self,
-        tx: &DatabaseTransaction,
         definition: &Arc<Definition>,
         place: Place,
         step: &Arc<dyn ExternalStep>,
@@ -480,8 +393,9 @@ impl<'a> Batch<'a> {
         let mut frozen = HashMap::new();
         if !repeated.is_empty() {
             let name = definition.step_name(place.0);
-            let requests =
-                store::load_frozen_requests(tx, repeated).await.map_err(database("load frozen requests"))?;
+            let requests = store::load_frozen_requests(&self.steps, repeated)
+                .await
+                .map_err(database("load frozen requests"))?;
             frozen.extend(
                 requests
                     .into_iter()
@@ -566,12 +480,50 @@ impl<'a> Batch<'a> {
         });
     }
 
-    pub(super) async fn commit(self, tx: DatabaseTransaction) -> Result<Advanced, BatchError> {
+    /// Writes everything into the transaction.
+    pub(super) async fn write(self) -> Result<Written, BatchError> {
+        self.write_deferred().await?;
         let mut advanced = self.advanced;
         advanced.moved = self.writes.sagas.len();
         advanced.made_ready = !self.writes.ready.is_empty();
         let places = CommitPlaces::of(&self.writes, &advanced.dispatches);
-        store::write(&tx, self.writes, self.context.worker_id).await.map_err(database("write a batch"))?;
+        store::write(&self.steps, self.writes, self.context.worker_id)
+            .await
+            .map_err(database("write a batch"))?;
+        Ok(Written { advanced, places })
+    }
+
+    /// Writes what the steps of a batch of one saga have put off, so that what fails is known to be the last one's.
+    async fn write_deferred_of_one(&self, definition: &Definition, place: Place) -> Result<(), BatchError> {
+        match self.started.len() {
+            1 => self.catch_deferred().await.map_err(|source| self.step_error(definition, place, source)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes what the steps have put off.
+    async fn write_deferred(&self) -> Result<(), BatchError> {
+        self.catch_deferred().await.map_err(|source| self.blame("a deferred write", AFTER_THE_STEPS, source))
+    }
+
+    async fn catch_deferred(&self) -> Result<(), StepError> {
+        AssertUnwindSafe(self.steps.write_deferred())
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|panic| Err(StepError::Panicked(panic_message(&panic))))
+    }
+}
+
+/// A batch that is written and not committed yet.
+pub(super) struct Written {
+    advanced: Advanced,
+    places: CommitPlaces,
+}
+
+impl Written {
+    /// Commits it.
+    pub(super) async fn commit(self, tx: DatabaseTransaction) -> Result<Advanced, BatchError> {
+        let Self { advanced, places } = self;
         if Guard::IntentBeforeSend.is_off() {
             for Dispatch { step, call, .. } in &advanced.dispatches {
                 step.call(call).await;
@@ -586,12 +538,10 @@ impl<'a> Batch<'a> {
         fail::fail_point!("after_batch_commit");
         Ok(advanced)
     }
-
-    /// Gives up the batch for what it would write, to be committed by the caller.
-    pub(super) fn into_writes(self) -> Writes {
-        self.writes
-    }
 }
+
+/// The place of what is done after the last step.
+const AFTER_THE_STEPS: Place = (CONCLUSION, Direction::Forward);
 
 /// How far apart sagas return that a circuit breaker has parked.
 const PARKED_SPREAD: Duration = Duration::from_millis(250);
@@ -611,10 +561,10 @@ fn idempotency_key(saga: &Saga) -> String {
 
 async fn run_local(
     step: &dyn LocalStep,
-    tx: &DatabaseTransaction,
+    steps: &StepTransaction<'_>,
     sagas: &mut [Saga],
 ) -> Result<Vec<Verdict>, StepError> {
-    let verdicts = AssertUnwindSafe(step.run(tx, sagas))
+    let verdicts = AssertUnwindSafe(step.run(steps, sagas))
         .catch_unwind()
         .await
         .unwrap_or_else(|panic| Err(StepError::Panicked(panic_message(&panic))))?;

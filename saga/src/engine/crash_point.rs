@@ -5,9 +5,9 @@
 
 use super::batch::Dispatch;
 #[cfg(feature = "failpoints")]
-use super::status::Direction;
+use super::history::LogKind;
 #[cfg(feature = "failpoints")]
-use super::store::LogKind;
+use super::status::Direction;
 use super::store::Writes;
 
 /// An instruction at which a crash could hurt.

@@ -294,16 +294,16 @@ impl Definitions {
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
-    use sea_orm::DatabaseTransaction;
 
     use super::*;
     use crate::engine::step::{Saga, StepError, Verdict};
+    use crate::engine::step_transaction::StepTransaction;
 
     struct Never;
 
     #[async_trait]
     impl LocalStep for Never {
-        async fn run(&self, _: &DatabaseTransaction, _: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
+        async fn run(&self, _: &StepTransaction<'_>, _: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
             Ok(Vec::new())
         }
     }

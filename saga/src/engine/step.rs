@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sea_orm::{DatabaseTransaction, DbErr};
+use sea_orm::DbErr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::definition::Definition;
 use super::plan::Cursor;
+use super::step_transaction::StepTransaction;
 
 /// Why a saga does not go on, in words for programs and for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,7 +119,7 @@ pub trait LocalStep: Send + Sync + 'static {
     /// Works on all sagas that have reached the step, in one transaction, with statements over the whole set.
     ///
     /// Answers in the order of `sagas`. Whatever it writes commits together with the fact that it is done.
-    async fn run(&self, tx: &DatabaseTransaction, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError>;
+    async fn run(&self, tx: &StepTransaction<'_>, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError>;
 }
 
 /// A call about to be made.
@@ -163,5 +164,5 @@ pub trait ExternalStep: Send + Sync + 'static {
     async fn call(&self, call: &Call) -> Outcome;
 
     /// Writes what definitive outcomes mean into our own books, in the transaction that ends the calls.
-    async fn record(&self, tx: &DatabaseTransaction, settled: &mut [Settled<'_>]) -> Result<(), StepError>;
+    async fn record(&self, tx: &StepTransaction<'_>, settled: &mut [Settled<'_>]) -> Result<(), StepError>;
 }

@@ -13,9 +13,10 @@ use uuid::Uuid;
 
 use super::definition::Definitions;
 use super::guard::Guard;
+use super::history::{self, LogEntry};
 use super::status::{Direction, SagaStatus};
 
-fn statement<const N: usize>(text: &str, values: [Value; N]) -> Statement {
+pub(super) fn statement<const N: usize>(text: &str, values: [Value; N]) -> Statement {
     Statement::from_sql_and_values(DbBackend::Postgres, text, values)
 }
 
@@ -260,17 +261,19 @@ pub async fn take_abandoned_calls(
 ) -> Result<Vec<CallRow>, DbErr> {
     let names = definitions.iter().map(|definition| definition.name.to_owned()).collect::<Vec<_>>();
     let versions = definitions.iter().map(|definition| definition.version).collect::<Vec<_>>();
-    // Served by saga_call_lease and saga_call_worker; a worker that left takes its row along.
+    // A scan of the open calls, of which there are as many as processes may have. A worker that left takes its row
+    // along.
     CallRow::find_by_statement(statement(
         "DELETE FROM saga_call WHERE saga_id IN (
              SELECT saga_id FROM saga_call
              WHERE (lease_expires_at < now()
                     -- Whoever has begun a call lately is alive, even if the database was away for its heartbeat.
                     OR (started_at < now() - $1 * interval '1 millisecond'
-                        AND NOT EXISTS (SELECT FROM worker WHERE worker.id = saga_call.worker_id
-                                           AND worker.heartbeat_at > now() - $1 * interval '1 millisecond')))
-               AND EXISTS (SELECT FROM saga WHERE saga.id = saga_call.saga_id
-                              AND (saga.definition, saga.version) IN (SELECT * FROM unnest($3::text[], $4::integer[])))
+                        AND worker_id <> ALL (ARRAY (
+                            SELECT id FROM worker WHERE heartbeat_at > now() - $1 * interval '1 millisecond'))))
+               -- One value for each call that is left, so that it cannot become a join with all sagas there ever were.
+               AND (SELECT (definition, version) IN (SELECT * FROM unnest($3::text[], $4::integer[]))
+                    FROM saga WHERE saga.id = saga_call.saga_id)
              ORDER BY saga_id LIMIT $2 FOR UPDATE OF saga_call SKIP LOCKED)
          RETURNING saga_call.*",
         [millis(worker_lease).into(), limit.into(), names.into(), versions.into()],
@@ -327,43 +330,6 @@ pub(super) struct SagaUpdate {
     pub(super) stuck: bool,
 }
 
-/// What kind of thing happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LogKind {
-    Attempt,
-    Plan,
-    Evidence,
-    Operator,
-}
-
-impl LogKind {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Attempt => "ATTEMPT",
-            Self::Plan => "PLAN",
-            Self::Evidence => "EVIDENCE",
-            Self::Operator => "OPERATOR",
-        }
-    }
-}
-
-/// A row of `saga_log`. An empty key, request or detail is stored as null.
-#[derive(Debug, Clone)]
-pub(super) struct LogEntry {
-    pub(super) saga_id: Uuid,
-    pub(super) epoch: i32,
-    pub(super) kind: LogKind,
-    pub(super) step: &'static str,
-    pub(super) direction: Direction,
-    pub(super) attempt: u32,
-    pub(super) generation: u32,
-    pub(super) outcome: &'static str,
-    pub(super) idempotency_key: String,
-    pub(super) request: String,
-    pub(super) detail: String,
-    pub(super) started_at: DateTime<Utc>,
-}
-
 /// A row of `saga_call` to be written: an intent.
 #[derive(Debug, Clone)]
 pub(super) struct NewCall {
@@ -383,7 +349,7 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn column<T, V>(rows: &[T], value: impl Fn(&T) -> V) -> Value
+pub(super) fn column<T, V>(rows: &[T], value: impl Fn(&T) -> V) -> Value
 where
     Vec<V>: Into<Value>,
 {
@@ -393,7 +359,7 @@ where
 /// Writes everything, one statement for each table.
 pub(super) async fn write(tx: &impl ConnectionTrait, writes: Writes, worker_id: Uuid) -> Result<(), DbErr> {
     update_sagas(tx, &writes.sagas).await?;
-    insert_log(tx, &writes.log).await?;
+    history::insert(tx, &writes.log).await?;
     insert_calls(tx, &writes.calls, worker_id).await?;
     if !writes.timers.is_empty() {
         let sql = "INSERT INTO saga_timer (saga_id, due_at)
@@ -442,41 +408,6 @@ async fn update_sagas(tx: &impl ConnectionTrait, sagas: &[SagaUpdate]) -> Result
             column(sagas, |saga| json(&saga.failure)),
             column(sagas, |saga| saga.step_since),
             column(sagas, |saga| saga.stuck),
-        ],
-    ))
-    .await
-    .map(drop)
-}
-
-/// Appends history. An entry that is there already, such as the same late answer twice, is left as it is.
-pub(super) async fn insert_log(tx: &impl ConnectionTrait, log: &[LogEntry]) -> Result<(), DbErr> {
-    use sea_orm::ActiveEnum;
-    if log.is_empty() {
-        return Ok(());
-    }
-    tx.execute_raw(statement(
-        "INSERT INTO saga_log (saga_id, epoch, kind, step, direction, attempt, generation, outcome, idempotency_key,
-                               request, detail, started_at)
-         SELECT saga_id, epoch, kind, step, direction, attempt, generation, outcome, nullif(idempotency_key, ''),
-                nullif(request, ''), nullif(detail, '')::jsonb, started_at
-         FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::integer[],
-                     $8::text[], $9::text[], $10::text[], $11::text[], $12::timestamptz[])
-             AS input (saga_id, epoch, kind, step, direction, attempt, generation, outcome, idempotency_key, request,
-                       detail, started_at)
-         ON CONFLICT (saga_id, epoch, kind) DO NOTHING",
-        [
-            column(log, |entry| entry.saga_id),
-            column(log, |entry| entry.epoch),
-            column(log, |entry| entry.kind.as_str().to_owned()),
-            column(log, |entry| entry.step.to_owned()),
-            column(log, |entry| entry.direction.to_value()),
-            column(log, |entry| entry.attempt.cast_signed()),
-            column(log, |entry| entry.generation.cast_signed()),
-            column(log, |entry| entry.outcome.to_owned()),
-            column(log, |entry| entry.idempotency_key.clone()),
-            column(log, |entry| entry.request.clone()),
-            column(log, |entry| entry.detail.clone()),
-            column(log, |entry| entry.started_at),
         ],
     ))
     .await

@@ -5,15 +5,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use domain::order::event::OrderEvent;
-use domain::order::store::append;
 use domain::payment::Authorization;
 use domain::payment::store::record_authorizations;
-use sea_orm::DatabaseTransaction;
 use serde::Deserialize;
 use uuid::Uuid;
 
 use super::State;
-use crate::engine::{Call, ExternalStep, Lookup, Outcome, Saga, Settled, StepError};
+use super::events::defer_events;
+use crate::engine::{Call, ExternalStep, Lookup, Outcome, Saga, Settled, StepError, StepTransaction};
 use crate::payment_gateway::{Answer, PaymentGateway, Request};
 
 /// Authorizes the order's total.
@@ -44,7 +43,7 @@ impl ExternalStep for AuthorizePayment {
         self.0.send(&call.idempotency_key, &call.request).await
     }
 
-    async fn record(&self, tx: &DatabaseTransaction, settled: &mut [Settled<'_>]) -> Result<(), StepError> {
+    async fn record(&self, tx: &StepTransaction<'_>, settled: &mut [Settled<'_>]) -> Result<(), StepError> {
         let (mut authorizations, mut events) = (Vec::new(), Vec::new());
         for Settled { saga, outcome } in settled {
             let order_id = saga.subject_id;
@@ -75,7 +74,7 @@ impl ExternalStep for AuthorizePayment {
                 events.push((order_id, OrderEvent::PaymentAuthorized { amount_minor }));
             }
         }
-        append(tx, events).await?;
+        defer_events(tx, events);
         Ok(())
     }
 }

@@ -5,16 +5,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use domain::order::event::OrderEvent;
-use domain::order::store::append;
 use domain::payment::Capture;
 use domain::payment::store::record_captures;
-use sea_orm::DatabaseTransaction;
 use serde::Deserialize;
 use uuid::Uuid;
 
 use super::State;
 use super::authorize_payment::total;
-use crate::engine::{Call, ExternalStep, Lookup, Outcome, Saga, Settled, StepError};
+use super::events::defer_events;
+use crate::engine::{Call, ExternalStep, Lookup, Outcome, Saga, Settled, StepError, StepTransaction};
 use crate::payment_gateway::{Answer, PaymentGateway, Request};
 
 /// Captures what was authorized.
@@ -49,7 +48,7 @@ impl ExternalStep for CapturePayment {
         self.0.send(&call.idempotency_key, &call.request).await
     }
 
-    async fn record(&self, tx: &DatabaseTransaction, settled: &mut [Settled<'_>]) -> Result<(), StepError> {
+    async fn record(&self, tx: &StepTransaction<'_>, settled: &mut [Settled<'_>]) -> Result<(), StepError> {
         let (mut captures, mut events) = (Vec::new(), Vec::new());
         for Settled { saga, outcome } in settled {
             let order_id = saga.subject_id;
@@ -71,7 +70,7 @@ impl ExternalStep for CapturePayment {
                 events.push((order_id, OrderEvent::PaymentCaptured { amount_minor }));
             }
         }
-        append(tx, events).await?;
+        defer_events(tx, events);
         Ok(())
     }
 }

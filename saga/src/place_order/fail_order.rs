@@ -2,17 +2,16 @@
 
 use async_trait::async_trait;
 use domain::order::event::OrderEvent;
-use domain::order::store::append;
-use sea_orm::DatabaseTransaction;
 
-use crate::engine::{Failure, LocalStep, Saga, StepError, Verdict};
+use super::events::defer_events;
+use crate::engine::{Failure, LocalStep, Saga, StepError, StepTransaction, Verdict};
 
 /// Fails the order, with the reason for which the saga turned round.
 pub(super) struct FailOrder;
 
 #[async_trait]
 impl LocalStep for FailOrder {
-    async fn run(&self, tx: &DatabaseTransaction, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
+    async fn run(&self, tx: &StepTransaction<'_>, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
         let failed = sagas.iter().map(|saga| {
             let Failure { code, message } = saga
                 .failure
@@ -20,7 +19,7 @@ impl LocalStep for FailOrder {
                 .unwrap_or_else(|| Failure::new("INTERNAL", "the order could not be processed"));
             (saga.subject_id, OrderEvent::OrderFailed { code, message })
         });
-        append(tx, failed.collect()).await?;
+        defer_events(tx, failed);
         Ok(vec![Verdict::Done; sagas.len()])
     }
 }

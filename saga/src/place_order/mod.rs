@@ -25,6 +25,7 @@ use crate::payment_gateway::PaymentGateway;
 mod authorize_payment;
 mod capture_payment;
 mod confirm;
+mod events;
 mod fail_order;
 pub mod operate;
 mod quote;

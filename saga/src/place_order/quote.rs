@@ -8,21 +8,20 @@ use domain::money::{Currency, Money, MoneyError};
 use domain::order::entity::line;
 use domain::order::event::OrderEvent;
 use domain::order::read::find_lines;
-use domain::order::store::append;
 use domain::pricing::store::load_rates;
 use domain::pricing::{Parcel, ParcelLine, Quote, QuoteError, Rates};
-use sea_orm::DatabaseTransaction;
 use uuid::Uuid;
 
+use super::events::defer_events;
 use super::{State, order_ids};
-use crate::engine::{Failure, LocalStep, Saga, StepError, Verdict};
+use crate::engine::{Failure, LocalStep, Saga, StepError, StepTransaction, Verdict};
 
 /// Quotes an order, or refuses one that cannot be priced or costs something else than expected.
 pub(super) struct QuoteOrder;
 
 #[async_trait]
 impl LocalStep for QuoteOrder {
-    async fn run(&self, tx: &DatabaseTransaction, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
+    async fn run(&self, tx: &StepTransaction<'_>, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
         let rates = load_rates(tx).await?;
         let mut lines: HashMap<Uuid, Vec<line::Model>> = HashMap::new();
         for line in find_lines(tx, &Visibility::All, order_ids(sagas)).await? {
@@ -42,7 +41,7 @@ impl LocalStep for QuoteOrder {
                 Err(failure) => verdicts.push(Verdict::Refused(failure)),
             }
         }
-        append(tx, events).await?;
+        defer_events(tx, events);
         Ok(verdicts)
     }
 }

@@ -2,24 +2,23 @@
 
 use async_trait::async_trait;
 use domain::order::event::OrderEvent;
-use domain::order::store::append;
 use domain::stock::Reserved;
 use domain::stock::store::{release_reservations, reserve};
-use sea_orm::DatabaseTransaction;
 
+use super::events::defer_events;
 use super::order_ids;
-use crate::engine::{Failure, LocalStep, Saga, StepError, Verdict};
+use crate::engine::{Failure, LocalStep, Saga, StepError, StepTransaction, Verdict};
 
 /// Reserves every unit of an order, or refuses the order.
 pub(super) struct ReserveStock;
 
 #[async_trait]
 impl LocalStep for ReserveStock {
-    async fn run(&self, tx: &DatabaseTransaction, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
+    async fn run(&self, tx: &StepTransaction<'_>, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
         let order_ids = order_ids(sagas);
         let answers = reserve(tx, &order_ids).await?;
         let reserved = order_ids.iter().zip(&answers).filter(|(_, answer)| **answer == Ok(Reserved::Now));
-        append(tx, reserved.map(|(&id, _)| (id, OrderEvent::StockReserved {})).collect()).await?;
+        defer_events(tx, reserved.map(|(&id, _)| (id, OrderEvent::StockReserved {})));
         Ok(answers
             .into_iter()
             .map(|answer| match answer {
@@ -41,9 +40,9 @@ pub(super) struct ReleaseStock;
 
 #[async_trait]
 impl LocalStep for ReleaseStock {
-    async fn run(&self, tx: &DatabaseTransaction, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
+    async fn run(&self, tx: &StepTransaction<'_>, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
         let released = release_reservations(tx, &order_ids(sagas)).await?;
-        append(tx, released.into_iter().map(|id| (id, OrderEvent::StockReleased {})).collect()).await?;
+        defer_events(tx, released.into_iter().map(|id| (id, OrderEvent::StockReleased {})));
         Ok(vec![Verdict::Done; sagas.len()])
     }
 }

@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use domain::order::event::OrderEvent;
-use domain::order::store::append;
 use domain::payment::store::record_voids;
-use sea_orm::DatabaseTransaction;
 use uuid::Uuid;
 
-use crate::engine::{Call, ExternalStep, Lookup, Outcome, Saga, Settled, StepError};
+use super::events::defer_events;
+use crate::engine::{Call, ExternalStep, Lookup, Outcome, Saga, Settled, StepError, StepTransaction};
 use crate::payment_gateway::{PaymentGateway, Request};
 
 /// Makes the order's payment void.
@@ -37,7 +36,7 @@ impl ExternalStep for VoidPayment {
         self.0.send(&call.idempotency_key, &call.request).await
     }
 
-    async fn record(&self, tx: &DatabaseTransaction, settled: &mut [Settled<'_>]) -> Result<(), StepError> {
+    async fn record(&self, tx: &StepTransaction<'_>, settled: &mut [Settled<'_>]) -> Result<(), StepError> {
         // A refused void changes nothing in our books; the plan tries again and calls a person.
         let voided: Vec<Uuid> = settled
             .iter()
@@ -45,7 +44,7 @@ impl ExternalStep for VoidPayment {
             .map(|settled| settled.saga.subject_id)
             .collect();
         let open = record_voids(tx, &voided).await?;
-        append(tx, open.into_iter().map(|id| (id, OrderEvent::PaymentVoided {})).collect()).await?;
+        defer_events(tx, open.into_iter().map(|id| (id, OrderEvent::PaymentVoided {})));
         Ok(())
     }
 }

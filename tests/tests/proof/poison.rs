@@ -11,9 +11,9 @@ use saga::engine::operate::{Filter, Listed, list};
 use saga::engine::store::{NewSaga, insert_sagas};
 use saga::engine::{
     Action, Call, Definition, Definitions, Direction, ExternalStep, Failure, LocalStep, Outcome, Resolution,
-    RetryPolicy, Runner, Saga, Settled, StepDefinition, StepError, StepKind, Verdict, Wakeups,
+    RetryPolicy, Runner, Saga, Settled, StepDefinition, StepError, StepKind, StepTransaction, Verdict,
+    Wakeups,
 };
-use sea_orm::DatabaseTransaction;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -123,7 +123,7 @@ impl ExternalStep for Silent {
         std::future::pending().await
     }
 
-    async fn record(&self, _: &DatabaseTransaction, _: &mut [Settled<'_>]) -> Result<(), StepError> {
+    async fn record(&self, _: &StepTransaction<'_>, _: &mut [Settled<'_>]) -> Result<(), StepError> {
         Ok(())
     }
 }
@@ -133,7 +133,7 @@ struct Picky;
 
 #[async_trait]
 impl LocalStep for Picky {
-    async fn run(&self, _: &DatabaseTransaction, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
+    async fn run(&self, _: &StepTransaction<'_>, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
         for saga in &*sagas {
             let is_poisonous: bool = saga.state()?;
             assert!(!is_poisonous, "this one is poisonous");

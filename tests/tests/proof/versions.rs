@@ -6,9 +6,10 @@ use async_trait::async_trait;
 use oms_tests::runner_under_test::{RunnerUnderTest, quick_settings};
 use oms_tests::{TestDatabase, eventually, within};
 use saga::engine::{
-    Action, Definition, Definitions, LocalStep, Runner, Saga, StepError, StepKind, Verdict, Wakeups,
+    Action, Definition, Definitions, LocalStep, Runner, Saga, StepError, StepKind, StepTransaction, Verdict,
+    Wakeups,
 };
-use sea_orm::{DatabaseConnection, DatabaseTransaction};
+use sea_orm::DatabaseConnection;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -20,7 +21,7 @@ struct Wrap;
 
 #[async_trait]
 impl LocalStep for Wrap {
-    async fn run(&self, _: &DatabaseTransaction, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
+    async fn run(&self, _: &StepTransaction<'_>, sagas: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
         Ok(vec![Verdict::Done; sagas.len()])
     }
 }

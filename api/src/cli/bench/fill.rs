@@ -222,7 +222,7 @@ impl Filler {
         let (mut kinds, mut data, mut statuses) = (Vec::new(), Vec::new(), Vec::new());
         for event in self.events() {
             statuses.push(event.status().unwrap_or(OrderStatus::Pending).to_value());
-            let (kind, facts) = event.into_parts();
+            let (kind, facts) = event.to_parts();
             kinds.push(kind);
             data.push(facts.to_string());
         }

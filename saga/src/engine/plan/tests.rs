@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use proptest::prelude::*;
-use sea_orm::DatabaseTransaction;
 
 use super::*;
 use crate::engine::definition::StepDefinition;
 use crate::engine::retry::RetryPolicy;
 use crate::engine::step::{Call, ExternalStep, LocalStep, Saga, Settled, StepError};
+use crate::engine::step_transaction::StepTransaction;
 
 /// A step that is planned and never run.
 struct Never;
 
 #[async_trait]
 impl LocalStep for Never {
-    async fn run(&self, _: &DatabaseTransaction, _: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
+    async fn run(&self, _: &StepTransaction<'_>, _: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
         Err(StepError::Broken("planned, not run".to_owned()))
     }
 }
@@ -35,7 +35,7 @@ impl ExternalStep for Never {
         Outcome::Unknown("planned, not run".to_owned())
     }
 
-    async fn record(&self, _: &DatabaseTransaction, _: &mut [Settled<'_>]) -> Result<(), StepError> {
+    async fn record(&self, _: &StepTransaction<'_>, _: &mut [Settled<'_>]) -> Result<(), StepError> {
         Ok(())
     }
 }
