@@ -9,15 +9,15 @@
 //!
 //! Absent on purpose: the rules of an order ([`domain::order::place`]) and what becomes of it (`saga::place_order`).
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use domain::order;
 use domain::order::place::{PlaceOrder, PlaceResult};
 use saga::engine::notify::Wakeups;
 use saga::place_order;
 use sea_orm::{DatabaseConnection, DbErr, TransactionTrait};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{debug, error, warn};
 
 use crate::database_error::{Trouble, classify};
@@ -28,6 +28,9 @@ const QUEUE_LENGTH: usize = 2_000;
 
 /// The most orders of one transaction: its locks and its memory stay small, and a larger one is no faster.
 const MAX_BATCH: usize = 500;
+
+/// Transactions at a time: while one waits for the disk, the other works.
+const LANES: usize = 2;
 
 /// How often other tasks get a turn before a batch is closed.
 const TURNS: usize = 3;
@@ -64,6 +67,7 @@ type Answer = oneshot::Sender<Result<PlaceResult, PlacingError>>;
 struct Waiting {
     order: PlaceOrder,
     answer: Answer,
+    since: Instant,
 }
 
 impl Placing {
@@ -80,37 +84,65 @@ impl Placing {
     /// [`PlacingError`]. What the client can act on is the `Err` of the inner [`PlaceResult`]; then nothing was written.
     pub async fn place(&self, order: PlaceOrder) -> Result<PlaceResult, PlacingError> {
         let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Waiting { order, answer }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => PlacingError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => PlacingError::BrokenOff,
-        })?;
+        self.queue.try_send(Waiting { order, answer, since: Instant::now() }).map_err(
+            |error| match error {
+                mpsc::error::TrySendError::Full(_) => PlacingError::Overloaded,
+                mpsc::error::TrySendError::Closed(_) => PlacingError::BrokenOff,
+            },
+        )?;
         answered.await.unwrap_or(Err(PlacingError::BrokenOff))
     }
 }
 
+/// When the database was found to be away, and how.
+type Away = Arc<Mutex<Option<(Instant, DbErr)>>>;
+
 async fn place_forever(placer: Placer, mut waiting: mpsc::Receiver<Waiting>) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
-    while waiting.recv_many(&mut batch, MAX_BATCH).await > 0 {
+    let (lanes, away) = (Arc::new(Semaphore::new(LANES)), Away::default());
+    // The lane first: what comes in while none is free joins the batch. The semaphore is never closed.
+    while let Ok(lane) = Arc::clone(&lanes).acquire_owned().await
+        && waiting.recv_many(&mut batch, MAX_BATCH).await > 0
+    {
         gather(&mut batch, &mut waiting).await;
+        give_up_on_those_who_waited(&away, &mut batch);
         // A client that has left does not want its order any more, and knows no id that would have to exist.
         batch.retain(|waiting| !waiting.answer.is_closed());
+        if batch.is_empty() {
+            continue;
+        }
         metrics::histogram!("oms_placing_batch_size").record(batch.len() as f64);
         let work = placer.clone().place_all(Batch::new(batch.drain(..)));
-        // A task of its own, so that a panic costs this batch its answers and the next one nothing.
-        match tokio::spawn(work).await {
-            Ok(None) => {}
-            Ok(Some(error)) => {
-                // Whoever has waited behind a database that is away has waited long enough: the next try would wait as
-                // long again.
-                while let Ok(Waiting { answer, .. }) = waiting.try_recv() {
-                    let _ = answer.send(Err(PlacingError::Database(error.clone())));
-                }
-            }
-            Err(error) => {
-                error!(%error, "placing a batch panicked; its callers were told that it was broken off");
-            }
+        tokio::spawn(place_in_lane(lane, work, Arc::clone(&away)));
+    }
+}
+
+/// Refuses those who were waiting already when the database was found to be away: they have waited long enough, and the
+/// next try would wait as long again.
+fn give_up_on_those_who_waited(away: &Away, batch: &mut Vec<Waiting>) {
+    let Some((found_at, error)) = away.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return };
+    for Waiting { answer, .. } in batch.extract_if(.., |waiting| waiting.since <= found_at) {
+        let _ = answer.send(Err(PlacingError::Database(error.clone())));
+    }
+}
+
+/// Places one batch, and leaves the lane to the next.
+async fn place_in_lane(
+    lane: OwnedSemaphorePermit,
+    work: impl Future<Output = Option<DbErr>> + Send + 'static,
+    away: Away,
+) {
+    // A task of its own, so that a panic costs this batch its answers and the next one nothing.
+    match tokio::spawn(work).await {
+        Ok(trouble) => {
+            let found = trouble.map(|error| (Instant::now(), error));
+            *away.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        }
+        Err(error) => {
+            error!(%error, "placing a batch panicked; its callers were told that it was broken off");
         }
     }
+    drop(lane);
 }
 
 /// Lets other tasks have a few turns, and takes in the orders that they bring: clients that were answered together ask
@@ -238,7 +270,7 @@ mod tests {
         };
         let order = PlaceOrder::try_new(local_app(), input).expect("a valid input");
         let (answer, answered) = oneshot::channel();
-        (Waiting { order, answer }, answered)
+        (Waiting { order, answer, since: Instant::now() }, answered)
     }
 
     #[tokio::test]
