@@ -3,9 +3,11 @@
 //! It keeps what it has acknowledged over a crash of its own, though not over one of the machine: commits are handed to
 //! the operating system and not to the disk.
 
+use std::fs::{DirBuilder, metadata};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
@@ -17,7 +19,7 @@ use uuid::Uuid;
 /// What a shell does once our end of its standard input is closed, by us or by our death: it stops whatever server
 /// runs in the folder ($1), and removes the folder.
 const LIFELINE: &str = r#"cat >/dev/null; for tries in 1 2 3 4 5 6 7 8 9 10; do
-pid=$(head -1 "$1/data/postmaster.pid" 2>/dev/null) && kill -QUIT "$pid" 2>/dev/null; sleep 0.2
+pid=$(head -1 "$1/data/postmaster.pid" 2>/dev/null) && kill -QUIT "$pid" 2>/dev/null && kill -CONT "$pid"; sleep 0.2
 done; rm -rf -- "$1""#;
 
 /// How a Postgres crashes.
@@ -45,21 +47,30 @@ impl OwnPostgres {
     /// # Panics
     /// There is no Postgres on this machine.
     pub async fn start() -> Self {
-        blocking(|| {
-            let random = Uuid::now_v7().simple().to_string();
-            let dir = std::env::temp_dir().join(format!("oms-own-{}-{}", std::process::id(), &random[20..]));
-            let lifeline = spawn_lifeline(&dir).expect("a shell starts");
-            let mut options = EmbeddedOptions::new(&dir);
-            options.fsync = false;
-            options.max_connections = 100;
-            // Last one wins: without it a crash would lose what the last fraction of a second has acknowledged.
-            let settings =
-                [("synchronous_commit", "on"), ("shared_buffers", "64MB"), ("max_wal_size", "256MB")];
-            options.settings.extend(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
-            let server = EmbeddedServer::join(&options).expect("Postgres starts");
-            Self { dir, options, server: Mutex::new(Some(server)), lifeline }
-        })
-        .await
+        blocking(|| Self::start_in(|_| ())).await
+    }
+
+    /// Starts a streaming replica of this one, from a copy of its data. It is ready when it answers; it may be behind.
+    ///
+    /// `programs` is the folder of the server programs.
+    pub(crate) async fn start_standby(&self, programs: PathBuf) -> Self {
+        let primary = self.dir.clone();
+        blocking(move || Self::start_in(|dir| copy_data(&programs, &primary, dir))).await
+    }
+
+    fn start_in(fill: impl FnOnce(&Path)) -> Self {
+        let random = Uuid::now_v7().simple().to_string();
+        let dir = std::env::temp_dir().join(format!("oms-own-{}-{}", std::process::id(), &random[20..]));
+        let lifeline = spawn_lifeline(&dir).expect("a shell starts");
+        fill(&dir);
+        let mut options = EmbeddedOptions::new(&dir);
+        options.fsync = false;
+        options.max_connections = 100;
+        // Last one wins: without it a crash would lose what the last fraction of a second has acknowledged.
+        let settings = [("synchronous_commit", "on"), ("shared_buffers", "64MB"), ("max_wal_size", "256MB")];
+        options.settings.extend(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let server = EmbeddedServer::join(&options).expect("Postgres starts");
+        Self { dir, options, server: Mutex::new(Some(server)), lifeline }
     }
 
     /// Options that connect to one of its databases.
@@ -75,6 +86,11 @@ impl OwnPostgres {
     /// URL of one of its databases.
     pub fn url(&self, database: &str) -> String {
         format!("postgresql:///{database}?host={}&user={USER}", self.dir.display())
+    }
+
+    /// Process id of the postmaster.
+    pub(crate) fn pid(&self) -> i32 {
+        self.server().as_ref().expect("it runs").pid()
     }
 
     /// Crashes it, and returns once it is gone.
@@ -123,7 +139,29 @@ impl OwnPostgres {
     }
 }
 
-fn spawn_lifeline(dir: &std::path::Path) -> io::Result<(Child, ChildStdin)> {
+/// Copies the data of the server in `primary` into a folder of the same owner, to begin as its replica.
+fn copy_data(programs: &Path, primary: &Path, dir: &Path) {
+    let owner = metadata(primary).expect("the folder of the server");
+    DirBuilder::new().mode(0o700).create(dir).expect("the folder is not there yet");
+    let mut command = Command::new(programs.join("pg_basebackup"));
+    if rustix::process::geteuid().is_root() {
+        chown(dir, Some(owner.uid()), Some(owner.gid())).expect("root may");
+        command.uid(owner.uid()).gid(owner.gid());
+    }
+    let copied = command
+        .args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"])
+        .args(["--username", USER, "--port", &PORT.to_string(), "--host"])
+        .arg(primary)
+        .arg("--pgdata")
+        .arg(dir.join("data"))
+        .env_clear()
+        .current_dir(dir)
+        .output();
+    let copied = copied.expect("pg_basebackup is beside the server's programs");
+    assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+}
+
+fn spawn_lifeline(dir: &Path) -> io::Result<(Child, ChildStdin)> {
     let mut guard = Command::new("/bin/sh")
         .arg("-c")
         .arg(LIFELINE)
