@@ -142,6 +142,19 @@ pub struct ProcessArgs {
           value_parser = clap::value_parser!(u32).range(4..=1000))]
     pub pool_size: u32,
 
+    /// Streaming replica of the database that callers' reads of orders come from, as far as it has got; a Postgres URL
+    /// [default: none, they come from the database itself]
+    ///
+    /// While it is away they come from the database. Everything else always does.
+    #[arg(
+        long,
+        env = "OMS_READ_DATABASE_URL",
+        value_name = "URL",
+        hide_env_values = true,
+        help_heading = "Database"
+    )]
+    pub read_database_url: Option<String>,
+
     /// Milliseconds a request waits for a database connection
     #[arg(long, env = "OMS_ACQUIRE_TIMEOUT_MS", value_name = "MS", default_value_t = Self::default().acquire_timeout_ms,
           value_parser = clap::value_parser!(u64).range(10..=60_000))]
@@ -170,11 +183,19 @@ impl Default for ProcessArgs {
             role: Role::All,
             listen: "127.0.0.1:8080".to_owned(),
             pool_size: 20,
+            read_database_url: None,
             acquire_timeout_ms: 2_000,
             statement_timeout_ms: 30_000,
             drain_seconds: 10,
             partial_status_294: false,
         }
+    }
+}
+
+impl ProcessArgs {
+    /// The given URL of the replica; an empty variable counts as none.
+    pub fn read_url(&self) -> Option<&str> {
+        self.read_database_url.as_deref().filter(|url| !url.is_empty())
     }
 }
 
@@ -672,7 +693,8 @@ impl ServeArgs {
         self.pool("oms api", self.process.pool_size)
     }
 
-    /// The pool that orders are read over on a caller's behalf, apart from the API's: it can only read.
+    /// The pool that orders are read over on a caller's behalf, apart from the API's: it can only read. As many
+    /// connections again lead to a replica, where they are nobody else's.
     pub fn reader_pool(&self) -> PoolSettings {
         // A connection whose caller has left is taken until its statement ends: not longer than anybody would have waited.
         let statement_timeout_ms = self.process.statement_timeout_ms.min(self.limits.query_timeout_ms);
@@ -734,6 +756,17 @@ mod tests {
         assert_eq!(args.check(), Err(SettingsError::TooManyConnections { total: 510 }));
         args.database.database_url = Some("postgresql://elsewhere/oms".to_owned());
         assert_eq!(args.check(), Ok(()));
+    }
+
+    #[test]
+    fn an_empty_replica_is_none_and_its_connections_are_not_the_primarys() {
+        let mut args = ServeArgs::default();
+        assert_eq!(args.process.read_url(), None);
+        args.process.read_database_url = Some(String::new());
+        assert_eq!(args.process.read_url(), None);
+        args.process.read_database_url = Some("postgresql://replica/oms".to_owned());
+        args.process.pool_size = MAX_CONNECTIONS - SPARE_CONNECTIONS - args.runner.pool_size();
+        assert_eq!((args.process.read_url(), args.check()), (Some("postgresql://replica/oms"), Ok(())));
     }
 
     #[test]

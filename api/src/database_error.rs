@@ -34,6 +34,23 @@ pub(crate) fn classify(error: &DbErr) -> Trouble {
     }
 }
 
+/// Whether the server gave a statement up because it took too long, or because somebody asked it to (`query_canceled`).
+pub(crate) fn is_canceled(error: &DbErr) -> bool {
+    has_sqlstate(error, "57014")
+}
+
+/// Whether a statement has waited too long for a lock (`lock_not_available`).
+pub(crate) fn is_locked_out(error: &DbErr) -> bool {
+    has_sqlstate(error, "55P03")
+}
+
+fn has_sqlstate(error: &DbErr, sqlstate: &str) -> bool {
+    match driver_error(error) {
+        Some(SqlxError::Database(error)) => error.code().is_some_and(|code| code == sqlstate),
+        _ => false,
+    }
+}
+
 /// Returns the name of the constraint that a statement violated, if that is what happened.
 pub(crate) fn violated_constraint(error: &DbErr) -> Option<&str> {
     match driver_error(error)? {

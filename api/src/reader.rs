@@ -3,6 +3,10 @@
 //! Each query on orders already says which rows its caller sees. Here the database is told as well: the connections act as
 //! the role `oms_reader`, which may only read, and which sees no order until its transaction has named who looks. A query
 //! that forgets its condition then finds nothing that it should not.
+//!
+//! Where there is a [replica], reads come from it, and from the primary when it is away or fails: once, and for the
+//! whole look. Each read tells its [`Source`], and what is read further for the same answer begins there: an answer never
+//! goes back from the primary to a replica that may not have got as far.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +23,10 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
+use self::replica::Replica;
 use crate::run_to_end::run_to_end;
+
+pub mod replica;
 
 /// Callers whose shares are kept.
 const MAX_SHARES: u64 = 10_000;
@@ -27,40 +34,138 @@ const MAX_SHARES: u64 = 10_000;
 /// A share that nobody has used for that long is forgotten; no look lasts as long.
 const SHARE_IDLE: Duration = Duration::from_secs(120);
 
-/// A pool of connections for reading. Cheap to clone.
+/// Where something is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The replica, which may be behind; the primary when it does not answer.
+    Replica,
+    /// The primary.
+    Primary,
+}
+
+/// Reads orders on callers' behalf. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Reader {
-    pool: DatabaseConnection,
+    primary: Pool,
+    replica: Option<Arc<Replica>>,
+}
+
+/// A pool of connections for reading.
+#[derive(Debug, Clone)]
+struct Pool {
+    connections: DatabaseConnection,
+    source: Source,
     /// By who looks: half of the connections for each, so that nobody's slow queries take them all.
     shares: Cache<Visibility, Arc<Semaphore>>,
 }
+
+/// A part of somebody's share, held for as long as it is looked.
+type Share = Option<OwnedSemaphorePermit>;
 
 /// What a caller sees, for as long as it is looked at. Dropping it is as good as a commit.
 #[derive(Debug)]
 pub struct View {
     transaction: Mutex<Transaction<'static, Postgres>>,
-    _share: Option<OwnedSemaphorePermit>,
+    source: Source,
+    _share: Share,
 }
 
 impl Reader {
     /// Reads over a pool that [`connect_reader`](crate::postgres::Database::connect_reader) has opened.
-    pub fn new(pool: DatabaseConnection) -> Self {
-        Self { pool, shares: Cache::builder().max_capacity(MAX_SHARES).time_to_idle(SHARE_IDLE).build() }
+    pub fn new(primary: DatabaseConnection) -> Self {
+        Self { primary: Pool::new(primary, Source::Primary), replica: None }
     }
 
-    /// Begins a transaction that sees what a caller sees, in one round trip: with the library's own transactions it
-    /// would be two.
+    /// Reads from a replica of the same database where it can.
+    #[must_use]
+    pub fn with_replica(self, replica: Replica) -> Self {
+        Self { replica: Some(Arc::new(replica)), ..self }
+    }
+
+    /// Where to look first.
+    pub fn source(&self) -> Source {
+        match self.replica {
+            Some(_) => Source::Replica,
+            None => Source::Primary,
+        }
+    }
+
+    /// Looks at what a caller sees, and returns what was found and where. A look at the replica that fails is repeated on
+    /// the primary, unless it has taken too long or the caller has too many others on their way.
+    ///
+    /// # Errors
+    /// Any error of the database.
+    pub async fn read<T, Looking>(
+        &self,
+        source: Source,
+        visibility: &Visibility,
+        look: impl Fn(View) -> Looking,
+    ) -> Result<(T, Source), DbErr>
+    where
+        Looking: Future<Output = Result<T, DbErr>>,
+    {
+        if let (Source::Replica, Some(replica)) = (source, &self.replica)
+            && let Some(found) = replica.read(visibility, &look).await?
+        {
+            return Ok((found, Source::Replica));
+        }
+        let found = look(self.begin(visibility).await?).await?;
+        Ok((found, Source::Primary))
+    }
+
+    /// Begins to look at what a caller sees on the primary.
     ///
     /// # Errors
     /// Any error of the database.
     pub async fn begin(&self, visibility: &Visibility) -> Result<View, DbErr> {
-        let begin = format!("BEGIN READ ONLY; SET LOCAL oms.visibility = '{}'", setting(visibility));
-        let pool = self.pool.get_postgres_connection_pool().clone();
-        let size = pool.options().get_max_connections().div_ceil(2) as usize;
+        let share = self.primary.share(visibility).await?;
+        self.primary.begin(share, visibility).await
+    }
+
+    /// Every pool in use, to be closed when reading is over.
+    pub fn pools(&self) -> Vec<DatabaseConnection> {
+        let replica = self.replica.as_ref().and_then(|replica| replica.connections());
+        std::iter::once(self.primary.connections.clone()).chain(replica).collect()
+    }
+
+    /// Counts a look at the replica that found it behind what the caller has seen already.
+    pub(crate) fn note_behind(&self) {
+        replica::count_fallback(replica::BEHIND);
+    }
+
+    /// Finds out whether the replica is there whenever there is a doubt; never ends.
+    pub fn watch_replica(&self) -> impl Future<Output = ()> + Send + use<> {
+        let replica = self.replica.clone();
+        async move {
+            match replica {
+                Some(replica) => replica.watch().await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+impl Pool {
+    fn new(connections: DatabaseConnection, source: Source) -> Self {
+        let shares = Cache::builder().max_capacity(MAX_SHARES).time_to_idle(SHARE_IDLE).build();
+        Self { connections, source, shares }
+    }
+
+    /// Waits for a part of a caller's share, for as long as for a connection.
+    async fn share(&self, visibility: &Visibility) -> Result<Share, DbErr> {
+        let options = self.connections.get_postgres_connection_pool().options();
+        let size = options.get_max_connections().div_ceil(2) as usize;
         let share = self.shares.get_with_by_ref(visibility, || Arc::new(Semaphore::new(size)));
         // The semaphore is never closed; were it, reading without a permit would still be right.
-        let share = tokio::time::timeout(pool.options().get_acquire_timeout(), share.acquire_owned()).await;
-        let share = share.map_err(|_| DbErr::ConnectionAcquire(ConnAcquireErr::Timeout))?.ok();
+        let share = tokio::time::timeout(options.get_acquire_timeout(), share.acquire_owned()).await;
+        Ok(share.map_err(|_| DbErr::ConnectionAcquire(ConnAcquireErr::Timeout))?.ok())
+    }
+
+    /// Begins a transaction that sees what a caller sees, in one round trip: with the library's own transactions it
+    /// would be two.
+    async fn begin(&self, share: Share, visibility: &Visibility) -> Result<View, DbErr> {
+        let begin = format!("BEGIN READ ONLY; SET LOCAL oms.visibility = '{}'", setting(visibility));
+        let pool = self.connections.get_postgres_connection_pool().clone();
         let begun = run_to_end(async move {
             // A server that has restarted leaves dead connections in the pool: at most all of them.
             for _ in 0..pool.options().get_max_connections() {
@@ -76,11 +181,16 @@ impl Reader {
             SqlxError::PoolClosed => DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed),
             error => exec_error(error),
         })?;
-        Ok(View { transaction: Mutex::new(transaction), _share: share })
+        Ok(View { transaction: Mutex::new(transaction), source: self.source, _share: share })
     }
 }
 
 impl View {
+    /// Where it looks.
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
     /// Ends it, and gives the connection back.
     ///
     /// # Errors

@@ -32,6 +32,7 @@ use crate::config::{GatewayArgs, ServeArgs};
 use crate::http::RenderMetrics;
 use crate::postgres::{self, Database, PoolSettings};
 use crate::reader::Reader;
+use crate::reader::replica::Replica;
 use crate::{catalog_import, http, telemetry};
 
 /// What a fresh embedded database is filled with.
@@ -48,13 +49,13 @@ const POOL_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Running {
     addr: Option<SocketAddr>,
     db: DatabaseConnection,
-    /// The pool that orders are read over; none for a runner alone.
-    reader: Option<DatabaseConnection>,
+    /// Reads orders; none for a runner alone.
+    reader: Option<Reader>,
     /// In the order in which they stop: requests may wait for the runner, the runner waits for no request.
     parts: Vec<Part>,
     drain: Duration,
-    /// Tasks that hold nothing worth draining: wake-ups between processes, the embedded server's life, the upkeep of
-    /// the metrics.
+    /// Tasks that hold nothing worth draining: wake-ups between processes, the embedded server's life, the look-out for
+    /// the replica, the upkeep of the metrics.
     helpers: Vec<AbortOnDropHandle<()>>,
     first_key: Option<Secret>,
     /// The last field, so that it is dropped after everything that uses it.
@@ -88,10 +89,12 @@ pub async fn start(args: &ServeArgs) -> anyhow::Result<Running> {
     let wakeups = Wakeups::new();
     let mut parts = Vec::new();
     let mut reader = None;
+    let mut helpers = Vec::new();
     if let Some(listener) = listener {
         let db = database.connect(&args.api_pool()).await?;
-        let pool = reader.insert(database.connect_reader(&args.reader_pool()).await?).clone();
-        parts.push(start_api(db, Reader::new(pool), listener, wakeups.clone(), args).await?);
+        let reader = reader.insert(open_reader(&database, args).await?);
+        helpers.push(AbortOnDropHandle::new(tokio::spawn(reader.watch_replica())));
+        parts.push(start_api(db, reader.clone(), listener, wakeups.clone(), args).await?);
     }
     if role.runs_sagas() {
         let db = database.connect(&args.runner_pool()).await?;
@@ -100,11 +103,11 @@ pub async fn start(args: &ServeArgs) -> anyhow::Result<Running> {
     // Each role has at least one part.
     let db = parts[0].db.clone();
     let link = wakeups.link(db.get_postgres_connection_pool().clone(), CancellationToken::new());
-    let helpers = vec![
+    helpers.extend([
         AbortOnDropHandle::new(tokio::spawn(link)),
         AbortOnDropHandle::new(tokio::spawn(database.keep_alive())),
         AbortOnDropHandle::new(tokio::spawn(telemetry::keep_metrics())),
-    ];
+    ]);
     let drain = Duration::from_secs(args.process.drain_seconds);
     // The last thing that may fail: a secret that is not shown is lost.
     let first_key = match database.is_embedded() && !args.access.dev_anonymous {
@@ -168,8 +171,8 @@ impl Running {
         for part in self.parts.drain(..) {
             close(&part.db).await;
         }
-        if let Some(reader) = &self.reader {
-            close(reader).await;
+        for pool in self.reader.iter().flat_map(Reader::pools) {
+            close(&pool).await;
         }
         self.database.close().await.context("cannot stop the embedded Postgres")
     }
@@ -266,6 +269,15 @@ pub(crate) async fn add_demo_products(db: &DatabaseConnection, currency: Currenc
         info!(products = count, "added the demo catalog");
     }
     Ok(())
+}
+
+/// Opens what orders are read over: a pool of the database, and one of its replica where there is one.
+async fn open_reader(database: &Database, args: &ServeArgs) -> anyhow::Result<Reader> {
+    let settings = args.reader_pool();
+    let reader = Reader::new(database.connect_reader(&settings).await?);
+    let Some(url) = args.process.read_url() else { return Ok(reader) };
+    let replica = Replica::open(database.replica(url).await?, settings).await?;
+    Ok(reader.with_replica(replica))
 }
 
 async fn start_api(

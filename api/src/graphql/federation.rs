@@ -10,7 +10,7 @@ use super::catalog::Product;
 use super::error::OrReport;
 use super::ids;
 use super::loaders::Loaders;
-use super::order::{Order, load_order};
+use super::order::{Order, load_order, reader};
 use crate::access::Needs;
 
 /// Finds what other subgraphs refer to.
@@ -24,7 +24,7 @@ impl EntityQuery {
     async fn find_order_by_id(&self, ctx: &Context<'_>, id: ID) -> Result<Option<Order>> {
         Needs([Scope::OrdersRead]).check(ctx).await?;
         match ids::parse_order_id(&id) {
-            Some(id) => load_order(ctx, id).await,
+            Some(id) => load_order(ctx, reader(ctx).source(), id).await,
             None => Ok(None),
         }
     }

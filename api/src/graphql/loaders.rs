@@ -15,17 +15,17 @@ use sea_orm::{DatabaseConnection, DbErr};
 use uuid::Uuid;
 
 use super::batching::Batching;
-use crate::reader::Reader;
+use crate::reader::{Reader, Source};
 
 /// Every kind of row that a field asks for one by one.
 #[derive(Debug)]
 pub(super) struct Loaders {
-    /// Orders by who sees them, by what is read of them, and by id.
-    pub(super) orders: OrderBatching<(Visibility, Wanted), LoadedOrder>,
-    /// Lines by who sees them and by the order's id.
-    pub(super) lines: OrderBatching<Visibility, Vec<line::Model>>,
-    /// Events by who sees them, by which of an order's events they are, and by the order's id.
-    pub(super) events: OrderBatching<(Visibility, EventsPage), Vec<event::Model>>,
+    /// Orders by who sees them, by where and what is read of them, and by id.
+    pub(super) orders: OrderBatching<(Visibility, Source, Wanted), LoadedOrder>,
+    /// Lines by who sees them, by where they are read, and by the order's id.
+    pub(super) lines: OrderBatching<(Visibility, Source), Vec<line::Model>>,
+    /// Events by who sees them, by where they are read, by which of an order's events they are, and by the order's id.
+    pub(super) events: OrderBatching<(Visibility, Source, EventsPage), Vec<event::Model>>,
     /// Processes by the order's id.
     pub(super) processes: Batching<Uuid, Process>,
     /// Histories by the saga's id, and how many of their newest entries.
@@ -84,6 +84,8 @@ pub(super) struct LoadedOrder {
     pub(super) row: OrderRow,
     /// Its lines, if they were wanted.
     pub(super) lines: Option<Vec<line::Model>>,
+    /// Where it was read.
+    pub(super) source: Source,
 }
 
 /// Which events of an order.
@@ -146,31 +148,40 @@ where
 
 async fn find_orders(
     reader: Reader,
-    (visibility, wanted): (Visibility, Wanted),
+    (visibility, source, wanted): (Visibility, Source, Wanted),
     ids: Vec<Uuid>,
 ) -> Result<HashMap<Uuid, LoadedOrder>, DbErr> {
-    let tx = reader.begin(&visibility).await?;
-    let mut lines = match wanted.lines {
-        true => Some(by_order(read::find_lines(&tx, &visibility, ids.clone()).await?)),
-        false => None,
-    };
-    let rows = read::find_orders(&tx, &visibility, wanted.columns, ids).await?;
-    tx.commit().await?;
+    let (sees, ids) = (&visibility, &ids);
+    let found = reader.read(source, sees, |view| async move {
+        // An order may arrive at a replica between the two: where there is its row, there are its lines.
+        let rows = read::find_orders(&view, sees, wanted.columns, ids.clone()).await?;
+        let lines = match wanted.lines {
+            true => Some(by_order(read::find_lines(&view, sees, ids.clone()).await?)),
+            false => None,
+        };
+        view.commit().await?;
+        Ok((rows, lines))
+    });
+    let ((rows, mut lines), source) = found.await?;
     let orders = rows.into_iter().map(|row| {
         let lines = lines.as_mut().map(|lines| lines.remove(&row.id).unwrap_or_default());
-        (row.id, LoadedOrder { row, lines })
+        (row.id, LoadedOrder { row, lines, source })
     });
     Ok(orders.collect())
 }
 
 async fn find_lines(
     reader: Reader,
-    visibility: Visibility,
+    (visibility, source): (Visibility, Source),
     ids: Vec<Uuid>,
 ) -> Result<HashMap<Uuid, Vec<line::Model>>, DbErr> {
-    let tx = reader.begin(&visibility).await?;
-    let lines = read::find_lines(&tx, &visibility, ids).await?;
-    tx.commit().await?;
+    let (sees, ids) = (&visibility, &ids);
+    let found = reader.read(source, sees, |view| async move {
+        let lines = read::find_lines(&view, sees, ids.clone()).await?;
+        view.commit().await?;
+        Ok(lines)
+    });
+    let (lines, _) = found.await?;
     Ok(by_order(lines))
 }
 
@@ -184,12 +195,16 @@ fn by_order(lines: Vec<line::Model>) -> HashMap<Uuid, Vec<line::Model>> {
 
 async fn find_events(
     reader: Reader,
-    (visibility, page): (Visibility, EventsPage),
+    (visibility, source, page): (Visibility, Source, EventsPage),
     ids: Vec<Uuid>,
 ) -> Result<HashMap<Uuid, Vec<event::Model>>, DbErr> {
-    let tx = reader.begin(&visibility).await?;
-    let events = read::find_events(&tx, &visibility, ids, page.after, page.first).await?;
-    tx.commit().await?;
+    let (sees, ids) = (&visibility, &ids);
+    let found = reader.read(source, sees, |view| async move {
+        let events = read::find_events(&view, sees, ids.clone(), page.after, page.first).await?;
+        view.commit().await?;
+        Ok(events)
+    });
+    let (events, _) = found.await?;
     let mut of_orders: HashMap<Uuid, Vec<event::Model>> = HashMap::new();
     for event in events {
         of_orders.entry(event.order_id).or_default().push(event);

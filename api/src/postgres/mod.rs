@@ -31,6 +31,7 @@ mod folder;
 mod launch;
 #[expect(clippy::disallowed_methods, reason = "it runs on a thread that may block")]
 mod postmaster;
+pub mod replica;
 
 /// Name of our database in an embedded cluster.
 const DATABASE_NAME: &str = "oms";
@@ -57,6 +58,9 @@ pub enum DatabaseError {
     /// `DATABASE_URL` cannot be read.
     #[error("DATABASE_URL is not a Postgres URL such as postgresql://user:password@host:5432/oms")]
     BadUrl(#[source] sqlx::Error),
+    /// `OMS_READ_DATABASE_URL` cannot be read.
+    #[error("OMS_READ_DATABASE_URL is not a Postgres URL such as postgresql://user:password@host:5432/oms")]
+    BadReadUrl(#[source] sqlx::Error),
     /// The embedded server cannot be used.
     #[error(transparent)]
     Embedded(#[from] EmbeddedError),
@@ -102,6 +106,21 @@ impl PoolSettings {
             statement_timeout: None,
             idle_in_transaction_timeout: COMMAND_IDLE_IN_TRANSACTION_TIMEOUT,
         }
+    }
+
+    fn pool_options(&self, test_before_acquire: bool) -> PgPoolOptions {
+        PgPoolOptions::new()
+            .max_connections(self.max_connections)
+            .acquire_timeout(self.acquire_timeout)
+            .idle_timeout(IDLE_TIMEOUT)
+            .test_before_acquire(test_before_acquire)
+    }
+
+    fn apply(&self, options: PgConnectOptions) -> PgConnectOptions {
+        let mut limits = vec![("idle_in_transaction_session_timeout", self.idle_in_transaction_timeout)];
+        limits.extend(self.statement_timeout.map(|limit| ("statement_timeout", limit)));
+        let limits = limits.into_iter().map(|(name, limit)| (name, limit.as_millis().to_string()));
+        options.application_name(self.name).options(limits)
     }
 }
 
@@ -259,17 +278,9 @@ impl Database {
         settings: &PoolSettings,
         test_before_acquire: bool,
     ) -> Result<DatabaseConnection, DatabaseError> {
-        let mut limits = vec![("idle_in_transaction_session_timeout", settings.idle_in_transaction_timeout)];
-        limits.extend(settings.statement_timeout.map(|limit| ("statement_timeout", limit)));
-        let options = options
-            .application_name(settings.name)
-            .options(limits.into_iter().map(|(name, limit)| (name, limit.as_millis().to_string())));
-        let pool = PgPoolOptions::new()
-            .max_connections(settings.max_connections)
-            .acquire_timeout(settings.acquire_timeout)
-            .idle_timeout(IDLE_TIMEOUT)
-            .test_before_acquire(test_before_acquire)
-            .connect_with(options)
+        let pool = settings
+            .pool_options(test_before_acquire)
+            .connect_with(settings.apply(options))
             .await
             .map_err(|source| DatabaseError::Connect { at: self.place(), source })?;
         Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(pool))
@@ -281,8 +292,7 @@ impl Database {
     /// # Errors
     /// [`DatabaseError::Connect`].
     pub async fn connect_reader(&self, settings: &PoolSettings) -> Result<DatabaseConnection, DatabaseError> {
-        let reads_only = [("role", READER_ROLE), ("default_transaction_read_only", "on")];
-        let options = self.options.clone().options(reads_only);
+        let options = self.options.clone().options(reads_only());
         // The reader repeats a beginning that a dead connection has failed: a question before each would cost as much as the
         // beginning itself.
         self.connect_with(options, settings, false).await
@@ -300,11 +310,21 @@ impl Database {
     }
 
     fn place(&self) -> String {
-        match self.options.get_socket() {
-            Some(socket) => socket.display().to_string(),
-            None => format!("{}:{}", self.options.get_host(), self.options.get_port()),
-        }
+        place(&self.options)
     }
+}
+
+/// Where options lead to: host and port, or the socket.
+fn place(options: &PgConnectOptions) -> String {
+    match options.get_socket() {
+        Some(socket) => socket.display().to_string(),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    }
+}
+
+/// What makes a connection one that may only read, and sees no order until it is told which.
+fn reads_only() -> [(&'static str, &'static str); 2] {
+    [("role", READER_ROLE), ("default_transaction_read_only", "on")]
 }
 
 fn lock(server: &Mutex<EmbeddedServer>) -> MutexGuard<'_, EmbeddedServer> {

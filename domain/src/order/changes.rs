@@ -50,6 +50,17 @@ pub struct Complete {
     pub has_more: bool,
 }
 
+impl Complete {
+    /// What of it lies before the oldest running transaction of a replica.
+    #[must_use]
+    pub fn as_far_as(self, horizon: u64) -> Self {
+        match horizon.saturating_sub(1) {
+            last_xid if last_xid < self.last_xid => Self { last_xid, has_more: false },
+            _ => self,
+        }
+    }
+}
+
 /// Returns how far the feed can be read from here in one go. It says nothing about any event, so that no visibility is
 /// needed.
 ///
@@ -63,6 +74,18 @@ pub async fn find_complete(db: &impl ConnectionTrait, after: Cursor) -> Result<C
     let horizon = parse_xid(&row, "horizon")?.unwrap_or_default();
     Ok(Complete { last_xid: end.unwrap_or(horizon.saturating_sub(1)), has_more: end.is_some() })
 }
+
+/// Returns the oldest transaction that still runs, or that has not arrived at the replica which is asked.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn find_horizon(db: &impl ConnectionTrait) -> Result<u64, DbErr> {
+    let row = db.query_one_raw(statement(HORIZON, [])).await?;
+    let row = row.ok_or_else(|| DbErr::RecordNotFound("the oldest running transaction".to_owned()))?;
+    Ok(parse_xid(&row, "horizon")?.unwrap_or_default())
+}
+
+const HORIZON: &str = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS horizon";
 
 /// The index `order_events_feed` serves it.
 const COMPLETE: &str = "
@@ -122,4 +145,18 @@ fn parse_xid(row: &QueryResult, column: &str) -> Result<Option<u64>, DbErr> {
     let text: Option<String> = row.try_get("", column)?;
     text.map(|text| text.parse().map_err(|_| DbErr::Type(format!("{text:?} is no transaction id"))))
         .transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_shows_what_has_arrived_and_promises_no_more() {
+        let complete = Complete { last_xid: 9, has_more: true };
+        assert_eq!(complete.as_far_as(5), Complete { last_xid: 4, has_more: false });
+        for horizon in [10, 11] {
+            assert_eq!(complete.as_far_as(horizon), complete, "{horizon}");
+        }
+    }
 }

@@ -26,6 +26,7 @@ mod operate;
 mod outages;
 mod processes;
 mod reading;
+mod replica;
 mod retries;
 mod seed_mistakes;
 mod stock;

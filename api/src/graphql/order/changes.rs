@@ -11,6 +11,7 @@ use crate::access::{Needs, caller};
 use crate::app::Services;
 use crate::graphql::error::OrReport;
 use crate::graphql::page;
+use crate::reader::Source;
 
 /// Reads the feed of changes.
 #[derive(Debug, Default)]
@@ -41,13 +42,23 @@ impl ChangesQuery {
         let visibility = caller.visibility();
         let found = async {
             let complete = changes::find_complete(&services.db, after).await?;
-            let view = services.reader.begin(visibility).await?;
-            // One more than asked for tells whether there is another page.
-            let found = changes::find_changes(&view, visibility, after, complete.last_xid, first + 1).await?;
-            view.commit().await?;
-            Ok::<_, DbErr>((complete, found))
+            let reader = &services.reader;
+            let found = reader.read(reader.source(), visibility, |view| async move {
+                let complete = match view.source() {
+                    Source::Primary => complete,
+                    // What is complete on the primary may not have arrived.
+                    Source::Replica => complete.as_far_as(changes::find_horizon(&view).await?),
+                };
+                // One more than asked for tells whether there is another page.
+                let found =
+                    changes::find_changes(&view, visibility, after, complete.last_xid, first + 1).await?;
+                view.commit().await?;
+                Ok((complete, found))
+            });
+            found.await
         };
-        let (complete, mut found) = found.await.or_report(ctx, "read the changes")?;
+        let found: Result<_, DbErr> = found.await;
+        let ((complete, mut found), source) = found.or_report(ctx, "read the changes")?;
         let is_full = found.len() as u64 > first;
         found.truncate(first as usize);
         let end = match found.last() {
@@ -59,6 +70,7 @@ impl ChangesQuery {
             order_id: event.order_id,
             cursor: encode(cursor),
             event: OrderEvent::new(event, caller),
+            source,
         });
         let nodes = nodes.collect();
         Ok(OrderChanges { nodes, end_cursor: encode(end), has_next_page: is_full || complete.has_more })
@@ -82,6 +94,9 @@ pub(super) struct OrderChanges {
 pub(super) struct OrderChange {
     #[graphql(skip)]
     order_id: Uuid,
+    /// Where it was read.
+    #[graphql(skip)]
+    source: Source,
     /// Where it stands in the feed. Example: `31323a...`
     cursor: String,
     /// What has happened.
@@ -92,7 +107,7 @@ pub(super) struct OrderChange {
 impl OrderChange {
     /// The order as it is now.
     async fn order(&self, ctx: &Context<'_>) -> Result<Option<Order>> {
-        load_order(ctx, self.order_id).await
+        load_order(ctx, self.source, self.order_id).await
     }
 }
 

@@ -10,15 +10,14 @@ use chrono::{DateTime, Datelike, Utc};
 use domain::app::{Scope, Visibility};
 use domain::input::check_text;
 use domain::order::list::{self, Filter, Name, Place, Stretch};
-use sea_orm::DbErr;
 use uuid::Uuid;
 
-use super::{FulfillmentStatus, Order, OrderStatus, PaymentStatus, load_order, load_orders};
+use super::{FulfillmentStatus, Order, OrderStatus, PaymentStatus, load_order, load_orders, reader};
 use crate::access::{Needs, caller};
-use crate::app::Services;
 use crate::graphql::error::OrReport;
 use crate::graphql::ids;
 use crate::graphql::page::{self, PageInfo};
+use crate::reader::Source;
 
 /// How many orders a page has unless said.
 const DEFAULT_PAGE: i32 = 50;
@@ -62,14 +61,14 @@ impl OrderListQuery {
         // One more than asked for tells whether there is another page.
         let stretch = Stretch { above, below, newest_first: descending != backward, limit: size + 1 };
         let visibility = caller(ctx)?.visibility().clone();
-        let reader = &ctx.data_unchecked::<Services>().reader;
-        let places = async {
-            let view = reader.begin(&visibility).await?;
-            let places = list::list(&view, &visibility, &filter, stretch).await?;
+        let reader = reader(ctx);
+        let (sees, wanted) = (&visibility, &filter);
+        let places = reader.read(reader.source(), sees, |view| async move {
+            let places = list::list(&view, sees, wanted, stretch).await?;
             view.commit().await?;
-            Ok::<_, DbErr>(places)
-        };
-        let mut places = places.await.or_report(ctx, "list the orders")?;
+            Ok(places)
+        });
+        let (mut places, source) = places.await.or_report(ctx, "list the orders")?;
         let has_more = places.len() as u64 > size;
         places.truncate(size as usize);
         if backward {
@@ -78,12 +77,12 @@ impl OrderListQuery {
         let (has_next_page, has_previous_page) =
             if backward { (before.is_some(), has_more) } else { (has_more, after.is_some()) };
         let ids: Vec<Uuid> = places.iter().map(|place| place.id).collect();
+        let loaded = load_orders(ctx, source, &ids).await?;
         // None is missing: orders are never deleted, and stay with their app.
-        let loaded = load_orders(ctx, &ids).await?;
         let edges: Vec<OrderEdge> = places
             .into_iter()
             .zip(loaded)
-            .map(|(place, node)| OrderEdge { cursor: encode(place, sort), node })
+            .filter_map(|(place, node)| Some(OrderEdge { cursor: encode(place, sort), node: node? }))
             .collect();
         let page_info = PageInfo {
             has_next_page,
@@ -96,6 +95,7 @@ impl OrderListQuery {
             edges,
             page_info,
             visibility,
+            source,
             filter,
         })
     }
@@ -121,17 +121,15 @@ impl OrderListQuery {
 
 /// Returns the order of this name, if the caller sees it.
 pub(in crate::graphql) async fn find_order(ctx: &Context<'_>, name: &Name) -> Result<Option<Order>> {
-    let visibility = caller(ctx)?.visibility();
-    let reader = &ctx.data_unchecked::<Services>().reader;
-    let id = async {
-        let view = reader.begin(visibility).await?;
+    let (reader, visibility) = (reader(ctx), caller(ctx)?.visibility());
+    let found = reader.read(reader.source(), visibility, |view| async move {
         let id = list::find_id(&view, visibility, name).await?;
         view.commit().await?;
-        Ok::<_, DbErr>(id)
-    };
-    match id.await.or_report(ctx, "find an order")? {
-        Some(id) => load_order(ctx, id).await,
-        None => Ok(None),
+        Ok(id)
+    });
+    match found.await.or_report(ctx, "find an order")? {
+        (Some(id), source) => load_order(ctx, source, id).await,
+        (None, _) => Ok(None),
     }
 }
 
@@ -244,6 +242,9 @@ pub(super) struct OrderConnection {
     page_info: PageInfo,
     #[graphql(skip)]
     visibility: Visibility,
+    /// Where the page was read.
+    #[graphql(skip)]
+    source: Source,
     #[graphql(skip)]
     filter: Filter,
 }
@@ -252,14 +253,13 @@ pub(super) struct OrderConnection {
 impl OrderConnection {
     /// How many orders the whole list has, counted up to 10,000: 10000 means 10,000 or more. Example: `42`
     async fn total_count(&self, ctx: &Context<'_>) -> Result<i32> {
-        let reader = &ctx.data_unchecked::<Services>().reader;
-        let count = async {
-            let view = reader.begin(&self.visibility).await?;
-            let count = list::count(&view, &self.visibility, &self.filter).await?;
+        let Self { visibility, source, filter, .. } = self;
+        let count = reader(ctx).read(*source, visibility, |view| async move {
+            let count = list::count(&view, visibility, filter).await?;
             view.commit().await?;
-            Ok::<_, DbErr>(count)
-        };
-        let count = count.await.or_report(ctx, "count the orders")?;
+            Ok(count)
+        });
+        let (count, _) = count.await.or_report(ctx, "count the orders")?;
         Ok(i32::try_from(count).unwrap_or(i32::MAX))
     }
 }

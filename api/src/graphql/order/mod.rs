@@ -4,7 +4,7 @@ use async_graphql::{ComplexObject, Context, Enum, ID, Json, Object, Result, Simp
 use chrono::{DateTime, Utc};
 use domain::app::Scope;
 use domain::money::{Currency, MoneyError};
-use domain::order::entity;
+use domain::order::entity::{self, Column};
 use domain::order::read::{Columns, OrderRow};
 use futures_util::future::try_join_all;
 use saga::engine::process;
@@ -16,6 +16,8 @@ use super::loaders::{EventsPage, LoadedOrder, Loaders, Wanted};
 use super::money::{CurrencyCode, Money};
 use super::{ids, page};
 use crate::access::{Caller, caller, personal_data};
+use crate::app::Services;
+use crate::reader::{Reader, Source};
 
 pub(super) mod changes;
 pub(super) mod list;
@@ -71,9 +73,33 @@ pub(super) enum FulfillmentStatus {
 ///
 /// # Errors
 /// The database could not be asked; reported already.
-pub(crate) async fn load_order(ctx: &Context<'_>, id: Uuid) -> Result<Option<Order>> {
-    let order = load(ctx, id, wanted(ctx)).await.or_report(ctx, "read an order")?;
+pub(crate) async fn load_order(ctx: &Context<'_>, source: Source, id: Uuid) -> Result<Option<Order>> {
+    let order = load(ctx, source, id, wanted(ctx)).await.or_report(ctx, "read an order")?;
     Ok(order.map(Order::from))
+}
+
+/// Returns the order as it was with the event of this sequence or later, as far as it has come; `None` as
+/// [`load_order`].
+///
+/// # Errors
+/// The database could not be asked; reported already.
+async fn load_order_at_least(ctx: &Context<'_>, id: Uuid, min_sequence: i32) -> Result<Option<Order>> {
+    let (reader, mut wanted) = (reader(ctx), wanted(ctx));
+    if reader.source() == Source::Primary {
+        return load_order(ctx, Source::Primary, id).await;
+    }
+    wanted.columns.insert(Column::Sequence);
+    let order = load(ctx, Source::Replica, id, wanted).await.or_report(ctx, "read an order")?;
+    let is_new_enough = |order: &LoadedOrder| {
+        order.source == Source::Primary || order.row.sequence.is_some_and(|sequence| sequence >= min_sequence)
+    };
+    if let Some(order) = order.filter(is_new_enough) {
+        return Ok(Some(order.into()));
+    }
+    // One that is not there may be one that has not arrived, or that the caller does not see: the primary is asked about
+    // either.
+    reader.note_behind();
+    load_order(ctx, Source::Primary, id).await
 }
 
 /// Returns those of these orders that the caller sees, in this order. Reads what the field is asked for in its `nodes`,
@@ -81,32 +107,46 @@ pub(crate) async fn load_order(ctx: &Context<'_>, id: Uuid) -> Result<Option<Ord
 ///
 /// # Errors
 /// The database could not be asked; reported already.
-pub(crate) async fn load_orders(ctx: &Context<'_>, ids: &[Uuid]) -> Result<Vec<Order>> {
+pub(crate) async fn load_orders(
+    ctx: &Context<'_>,
+    source: Source,
+    ids: &[Uuid],
+) -> Result<Vec<Option<Order>>> {
     let wanted = wanted(ctx);
-    let orders = try_join_all(ids.iter().map(|id| load(ctx, *id, wanted))).await;
-    Ok(orders.or_report(ctx, "read orders")?.into_iter().flatten().map(Order::from).collect())
+    let orders = try_join_all(ids.iter().map(|id| load(ctx, source, *id, wanted))).await;
+    Ok(orders.or_report(ctx, "read orders")?.into_iter().map(|order| order.map(Order::from)).collect())
 }
 
-/// Whether the caller sees an order of this id. Reads nothing of it.
+/// Whether the caller sees an order of this id. Reads nothing of it, and asks the primary, where its events come from.
 ///
 /// # Errors
 /// The database could not be asked; reported already.
 async fn sees_order(ctx: &Context<'_>, id: Uuid) -> Result<bool> {
     let wanted = Wanted { columns: Columns::default(), lines: false };
-    Ok(load(ctx, id, wanted).await.or_report(ctx, "watch an order")?.is_some())
+    Ok(load(ctx, Source::Primary, id, wanted).await.or_report(ctx, "watch an order")?.is_some())
+}
+
+/// Who reads orders on the caller's behalf.
+pub(crate) fn reader<'a>(ctx: &Context<'a>) -> &'a Reader {
+    &ctx.data_unchecked::<Services>().reader
 }
 
 fn wanted(ctx: &Context<'_>) -> Wanted {
     Wanted { columns: selection::columns(&ctx.field()), lines: selection::lines(&ctx.field()) }
 }
 
-async fn load(ctx: &Context<'_>, id: Uuid, mut wanted: Wanted) -> Result<Option<LoadedOrder>, DbErr> {
+async fn load(
+    ctx: &Context<'_>,
+    source: Source,
+    id: Uuid,
+    mut wanted: Wanted,
+) -> Result<Option<LoadedOrder>, DbErr> {
     // The door says who calls; without a caller nothing is visible.
     let Some(caller) = ctx.data_opt::<Caller>() else { return Ok(None) };
     if !caller.may(Scope::OrdersReadPii) {
         wanted.columns = wanted.columns.without(Columns::PERSONAL);
     }
-    ctx.data_unchecked::<Loaders>().orders.load((caller.visibility().clone(), wanted), id).await
+    ctx.data_unchecked::<Loaders>().orders.load((caller.visibility().clone(), source, wanted), id).await
 }
 
 /// Something a client wants to buy: its lines, its money, and the process that carries it out.
@@ -115,22 +155,24 @@ pub(crate) struct Order {
     row: OrderRow,
     /// Those that were read together with it.
     lines: Option<Vec<entity::line::Model>>,
+    /// Where it was read, and what hangs on it is: it is never older than the order.
+    source: Source,
 }
 
 impl From<LoadedOrder> for Order {
-    fn from(LoadedOrder { row, lines }: LoadedOrder) -> Self {
-        Self { row, lines }
+    fn from(LoadedOrder { row, lines, source }: LoadedOrder) -> Self {
+        Self { row, lines, source }
     }
 }
 
 impl Order {
-    /// Shows a row that was read as a whole.
+    /// Shows a row that was read as a whole, on the primary.
     ///
     /// # Errors
     /// The stored currency is not one of ISO 4217, which the checks on the way in make impossible.
     pub(super) fn try_new(row: entity::Model) -> Result<Self, DbErr> {
         parse_currency(&row.currency)?;
-        Ok(Self { row: row.into(), lines: None })
+        Ok(Self { row: row.into(), lines: None, source: Source::Primary })
     }
 
     /// Returns something of the row. What was not read, since the selection did not show that it is wanted, is read now.
@@ -138,7 +180,8 @@ impl Order {
         if let Some(value) = get(&self.row) {
             return Ok(value);
         }
-        let order = load(ctx, self.row.id, Wanted { columns: Columns::all(), lines: false }).await;
+        let wanted = Wanted { columns: Columns::all(), lines: false };
+        let order = load(ctx, self.source, self.row.id, wanted).await;
         order
             .and_then(|order| {
                 order.as_ref().and_then(|order| get(&order.row)).ok_or_else(|| missing("the order"))
@@ -204,8 +247,8 @@ impl Order {
         let lines = match &self.lines {
             Some(lines) => lines.clone(),
             None => {
-                let visibility = caller(ctx)?.visibility().clone();
-                let lines = ctx.data_unchecked::<Loaders>().lines.load(visibility, self.row.id).await;
+                let common = (caller(ctx)?.visibility().clone(), self.source);
+                let lines = ctx.data_unchecked::<Loaders>().lines.load(common, self.row.id).await;
                 lines.or_report(ctx, "read the lines of an order")?.unwrap_or_default()
             }
         };
@@ -309,7 +352,7 @@ impl Order {
     ) -> Result<Vec<OrderEvent>> {
         let page = EventsPage { after: after.unwrap_or(0), first: page::check_first(first)? };
         let caller = caller(ctx)?;
-        let common = (caller.visibility().clone(), page);
+        let common = (caller.visibility().clone(), self.source, page);
         let events = ctx.data_unchecked::<Loaders>().events.load(common, self.row.id).await;
         let events = events.or_report(ctx, "read the events of an order")?.unwrap_or_default();
         Ok(events.into_iter().map(|event| OrderEvent::new(event, caller)).collect())
@@ -568,7 +611,7 @@ impl OrderStatusUpdate {
 impl OrderStatusUpdate {
     /// The order as it is now, which may be further than this event.
     async fn order(&self, ctx: &Context<'_>) -> Result<Order> {
-        let order = load_order(ctx, self.row_id).await?;
+        let order = load_order(ctx, Source::Primary, self.row_id).await?;
         order.ok_or_else(|| missing("the event's order")).or_report(ctx, "read the order of an event")
     }
 }

@@ -14,6 +14,7 @@ use super::loaders::Loaders;
 use super::order::{Order, OrderFailure, ProcessState, load_order};
 use super::page::{self, PageInfo};
 use crate::app::Services;
+use crate::reader::Source;
 
 pub(super) mod mutation;
 pub(super) mod query;
@@ -77,7 +78,7 @@ impl Saga {
 
     /// The order itself.
     async fn order(&self, ctx: &Context<'_>) -> Result<Option<Order>> {
-        load_order(ctx, self.0.subject_id).await
+        load_order(ctx, Source::Primary, self.0.subject_id).await
     }
 
     /// Where it stands as a whole. Example: `RUNNING`
