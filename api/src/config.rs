@@ -172,6 +172,13 @@ pub struct ProcessArgs {
           value_parser = clap::value_parser!(u64).range(0..=600))]
     pub drain_seconds: u64,
 
+    /// Neither send nor listen to notifications of Postgres: for a connection pooler that does not pass them on
+    ///
+    /// Processes then learn of each other's work by looking: viewers within a second, runners within
+    /// OMS_RUNNER_POLL_INTERVAL_MS.
+    #[arg(long, env = "OMS_NO_NOTIFICATIONS", value_parser = clap::builder::FalseyValueParser::new())]
+    pub no_notifications: bool,
+
     /// Answer data beside errors with the status 294 instead of 200, to clients that accept application/graphql-response+json
     #[arg(long, env = "OMS_PARTIAL_STATUS_294", value_parser = clap::builder::FalseyValueParser::new())]
     pub partial_status_294: bool,
@@ -187,6 +194,7 @@ impl Default for ProcessArgs {
             acquire_timeout_ms: 2_000,
             statement_timeout_ms: 30_000,
             drain_seconds: 10,
+            no_notifications: false,
             partial_status_294: false,
         }
     }

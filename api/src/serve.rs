@@ -102,9 +102,11 @@ pub async fn start(args: &ServeArgs) -> anyhow::Result<Running> {
     }
     // Each role has at least one part.
     let db = parts[0].db.clone();
-    let link = wakeups.link(db.get_postgres_connection_pool().clone(), CancellationToken::new());
+    if !args.process.no_notifications {
+        let link = wakeups.link(db.get_postgres_connection_pool().clone(), CancellationToken::new());
+        helpers.push(AbortOnDropHandle::new(tokio::spawn(link)));
+    }
     helpers.extend([
-        AbortOnDropHandle::new(tokio::spawn(link)),
         AbortOnDropHandle::new(tokio::spawn(database.keep_alive())),
         AbortOnDropHandle::new(tokio::spawn(telemetry::keep_metrics())),
     ]);

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
-use oms_tests::{OmsProcess, TestDatabase, eventually, order};
+use oms_tests::{OmsProcess, TestDatabase, eventually, order, watch_over_sse, watch_over_websocket, within};
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::{OMS, STORY_OF_SUCCESS, event_types};
+use crate::{OMS, STORY_OF_SUCCESS, event_types, sequences};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_runners_carry_each_order_once() {
@@ -48,6 +49,30 @@ async fn a_runner_in_another_process_is_woken_long_before_it_would_look_by_itsel
     let placed = api.client().place(order("woken", [("SKU-1", 1)]).settled()).await;
     assert_eq!(placed.order["status"], "CONFIRMED");
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    tokio::join!(api.stop(), runner.stop());
+    db.close().await;
+}
+
+#[tokio::test]
+async fn without_notifications_everybody_finds_out_by_looking() {
+    let db = TestDatabase::create().await;
+    let deaf = [("OMS_NO_NOTIFICATIONS", "1")];
+    let (api, runner) =
+        tokio::join!(OmsProcess::start(OMS, &db, "api", &deaf), OmsProcess::start(OMS, &db, "runner", &deaf));
+    let client = api.client();
+    for over_sse in [false, true] {
+        let placed = client.place(order(&format!("deaf-{over_sse}"), [("SKU-1", 1)])).await;
+        let updates = match over_sse {
+            true => watch_over_sse(&client, placed.id(), None).await,
+            false => watch_over_websocket(client.addr(), placed.id(), None).await,
+        };
+        let updates: Vec<Value> = within("the story is complete", updates.collect()).await;
+        assert_eq!(sequences(&updates), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(updates[5]["status"], "CONFIRMED");
+    }
+    let listening = "SELECT count(*) FROM pg_stat_activity
+                     WHERE datname = current_database() AND query ILIKE 'LISTEN%'";
+    assert_eq!(db.number(listening).await, 0, "nobody listens");
     tokio::join!(api.stop(), runner.stop());
     db.close().await;
 }
