@@ -14,15 +14,20 @@ const MAX_REASON: usize = 500;
 /// The longest id or code of a gateway, in characters.
 const MAX_FINDING: usize = 200;
 
-/// Checks who acts and why; `reason_field` is what the caller calls the reason.
+/// Checks who acts and why; `via` is what they came in with, and `reason_field` what the caller calls the reason.
 ///
 /// # Errors
 /// Every field that is not as it must be.
-pub(crate) fn check(by: &str, reason_field: &str, reason: &str) -> Result<Operator, Vec<Violation>> {
+pub(crate) fn check(
+    by: &str,
+    via: &str,
+    reason_field: &str,
+    reason: &str,
+) -> Result<Operator, Vec<Violation>> {
     let checks = [check_text(&["by"], by, MAX_NAME), check_text(&[reason_field], reason, MAX_REASON)];
     let violations: Vec<Violation> = checks.into_iter().filter_map(Result::err).collect();
     if violations.is_empty() {
-        Ok(Operator { name: by.to_owned(), reason: reason.to_owned() })
+        Ok(Operator { name: by.to_owned(), via: via.to_owned(), reason: reason.to_owned() })
     } else {
         Err(violations)
     }
@@ -52,8 +57,8 @@ mod tests {
 
     #[test]
     fn an_operator_has_a_name_and_a_reason() {
-        assert!(check("ada", "reason", "the gateway is back").is_ok());
-        let violations = check(" ", "evidence", "").expect_err("both are empty");
+        assert!(check("ada", "a test", "reason", "the gateway is back").is_ok());
+        let violations = check(" ", "a test", "evidence", "").expect_err("both are empty");
         assert_eq!(
             violations.iter().map(|violation| violation.path.join(".")).collect::<Vec<_>>(),
             ["by", "evidence"]

@@ -1,6 +1,6 @@
 //! Placing: many callers, one transaction.
 //!
-//! A commit costs the same for one order as for hundreds. So callers queue, and while one transaction is on its way
+//! A commit costs the same for one order as for hundreds. So callers queue, and while two transactions are on their way
 //! the next callers gather; the loop takes all of them into the next transaction. Nobody waits for a timer: an order
 //! that comes alone is placed alone and at once.
 //!
@@ -94,18 +94,42 @@ impl Placing {
     }
 }
 
-/// When the database was found to be away, and how.
-type Away = Arc<Mutex<Option<(Instant, DbErr)>>>;
+/// What the lanes have found out about the database.
+#[derive(Debug, Default)]
+struct Health {
+    succeeded_at: Option<Instant>,
+    /// When it was found to be away, and how.
+    away: Option<(Instant, DbErr)>,
+}
+
+impl Health {
+    /// Notes how a batch ended that was begun then. One lane's slow failure says nothing while the other succeeds.
+    fn note(&mut self, begun: Instant, trouble: Option<DbErr>) {
+        let now = Instant::now();
+        match trouble {
+            None => {
+                self.succeeded_at = Some(now);
+                self.away = self.away.take().filter(|(found_at, _)| *found_at > begun);
+            }
+            Some(error) if self.succeeded_at.is_none_or(|succeeded_at| succeeded_at < begun) => {
+                self.away = Some((now, error));
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+type SharedHealth = Arc<Mutex<Health>>;
 
 async fn place_forever(placer: Placer, mut waiting: mpsc::Receiver<Waiting>) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
-    let (lanes, away) = (Arc::new(Semaphore::new(LANES)), Away::default());
+    let (lanes, health) = (Arc::new(Semaphore::new(LANES)), SharedHealth::default());
     // The lane first: what comes in while none is free joins the batch. The semaphore is never closed.
     while let Ok(lane) = Arc::clone(&lanes).acquire_owned().await
         && waiting.recv_many(&mut batch, MAX_BATCH).await > 0
     {
         gather(&mut batch, &mut waiting).await;
-        give_up_on_those_who_waited(&away, &mut batch);
+        give_up_on_those_who_waited(&health, &mut batch);
         // A client that has left does not want its order any more, and knows no id that would have to exist.
         batch.retain(|waiting| !waiting.answer.is_closed());
         if batch.is_empty() {
@@ -113,14 +137,15 @@ async fn place_forever(placer: Placer, mut waiting: mpsc::Receiver<Waiting>) {
         }
         metrics::histogram!("oms_placing_batch_size").record(batch.len() as f64);
         let work = placer.clone().place_all(Batch::new(batch.drain(..)));
-        tokio::spawn(place_in_lane(lane, work, Arc::clone(&away)));
+        tokio::spawn(place_in_lane(lane, work, Arc::clone(&health)));
     }
 }
 
 /// Refuses those who were waiting already when the database was found to be away: they have waited long enough, and the
 /// next try would wait as long again.
-fn give_up_on_those_who_waited(away: &Away, batch: &mut Vec<Waiting>) {
-    let Some((found_at, error)) = away.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return };
+fn give_up_on_those_who_waited(health: &SharedHealth, batch: &mut Vec<Waiting>) {
+    let away = health.lock().unwrap_or_else(PoisonError::into_inner).away.clone();
+    let Some((found_at, error)) = away else { return };
     for Waiting { answer, .. } in batch.extract_if(.., |waiting| waiting.since <= found_at) {
         let _ = answer.send(Err(PlacingError::Database(error.clone())));
     }
@@ -130,13 +155,13 @@ fn give_up_on_those_who_waited(away: &Away, batch: &mut Vec<Waiting>) {
 async fn place_in_lane(
     lane: OwnedSemaphorePermit,
     work: impl Future<Output = Option<DbErr>> + Send + 'static,
-    away: Away,
+    health: SharedHealth,
 ) {
+    let begun = Instant::now();
     // A task of its own, so that a panic costs this batch its answers and the next one nothing.
     match tokio::spawn(work).await {
         Ok(trouble) => {
-            let found = trouble.map(|error| (Instant::now(), error));
-            *away.lock().unwrap_or_else(PoisonError::into_inner) = found;
+            health.lock().unwrap_or_else(PoisonError::into_inner).note(begun, trouble);
         }
         Err(error) => {
             error!(%error, "placing a batch panicked; its callers were told that it was broken off");

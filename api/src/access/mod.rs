@@ -143,6 +143,16 @@ impl Caller {
         self.0.points_per_second
     }
 
+    /// Names what it came in with, for people who look into what was done.
+    pub(crate) fn credential(&self) -> String {
+        match self.0.kind {
+            Kind::App { key_id: Some(key_id) } => format!("app {}, key {key_id}", self.0.app_name),
+            Kind::App { key_id: None } => format!("app {}, access token", self.0.app_name),
+            Kind::Shopper { order_id } => format!("access token of order {order_id}"),
+            Kind::Anonymous => "anonymous".to_owned(),
+        }
+    }
+
     /// Whether it may execute nothing but documents that are registered for its app.
     pub fn only_registered_documents(&self) -> bool {
         self.0.only_registered_documents

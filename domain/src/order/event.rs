@@ -58,8 +58,10 @@ pub enum OrderEvent {
     OperatorActed {
         /// What the person did: `retry`, `resume`, `abandon` or `resolve`.
         act: String,
-        /// Who it was.
+        /// Who it was, as they said.
         by: String,
+        /// What they came in with: an app and its key, or the command line.
+        via: String,
         /// Why, or on what evidence.
         reason: String,
     },

@@ -11,7 +11,8 @@ use crate::sql::statement;
 /// which they are given.
 ///
 /// The sequence is counted on under the order's row lock, in the commit that makes the events true, so the numbers
-/// have no gap. Every event but the first moves a pending order. Rows are locked in the order of their ids.
+/// have no gap. Every event but the first moves a pending order. Whoever appends holds the order's saga, so that two never
+/// wait for each other's rows.
 ///
 /// Repeating an event that ends an order, or quotes it, changes nothing. Other events say nothing by which a repetition
 /// could be told: their callers append them for what they have changed.
@@ -48,6 +49,7 @@ async fn count_true(tx: &impl ConnectionTrait, changes: &[&Change<'_>]) -> Resul
         changes.iter().map(|change| change.status()).collect::<Vec<_>>().into(),
         changes.iter().map(|change| change.quote.0).collect::<Vec<_>>().into(),
         changes.iter().map(|change| change.quote.1).collect::<Vec<_>>().into(),
+        changes.iter().map(|change| change.failure.0.to_owned()).collect::<Vec<_>>().into(),
     ];
     let row = tx.query_one_raw(statement(COUNT_TRUE, values)).await?;
     row.map_or(Ok(0), |row| row.try_get("", "count"))
@@ -129,9 +131,11 @@ fn is_decision(event: &OrderEvent) -> bool {
 
 const COUNT_TRUE: &str = "
 SELECT count(*) AS count
-FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[]) AS input (order_id, status, shipping_minor, tax_minor)
+FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::text[])
+    AS input (order_id, status, shipping_minor, tax_minor, failure_code)
 JOIN orders ON orders.id = input.order_id
 WHERE (input.status = '' OR orders.status = input.status)
+  AND (input.failure_code = '' OR orders.failure_code = input.failure_code)
   AND (input.shipping_minor = -1
        OR (orders.shipping_minor, orders.tax_minor) = (input.shipping_minor, input.tax_minor))";
 

@@ -20,7 +20,9 @@ use super::history::{Attempt, LogEntry, LogKind};
 use super::plan::{self, Cursor, Ended, Next, Wait};
 use super::retry::with_full_jitter;
 use super::status::{Direction, SagaStatus};
-use super::step::{Call, ExternalStep, Failure, LocalStep, Outcome, Saga, Settled, StepError, Verdict};
+use super::step::{
+    Call, ExternalStep, Failure, LocalStep, Outcome, Saga, Settled, StepError, Verdict, storable,
+};
 use super::step_transaction::StepTransaction;
 use super::store::{self, CallRow, NewCall, SagaRow, SagaUpdate, Writes};
 
@@ -249,9 +251,10 @@ impl<'a> Batch<'a> {
                 Outcome::Unknown(_) => None,
             };
             let mut settled: Vec<Settled<'_>> = settled.into_iter().collect();
-            step.record(&self.steps, &mut settled)
+            record(step.as_ref(), &self.steps, &mut settled)
                 .await
                 .map_err(|source| self.step_error(&definition, place, source))?;
+            self.write_deferred_of_one(&definition, place).await?;
         }
         // A person's word settles the doubt either way.
         saga.cursor.in_doubt = false;
@@ -284,9 +287,8 @@ impl<'a> Batch<'a> {
             if settled.is_empty() {
                 continue;
             }
-            let recorded = AssertUnwindSafe(step.record(&self.steps, &mut settled)).catch_unwind().await;
-            recorded
-                .unwrap_or_else(|panic| Err(StepError::Panicked(panic_message(&panic))))
+            record(step.as_ref(), &self.steps, &mut settled)
+                .await
                 .map_err(|source| self.step_error(&definition, place, source))?;
             self.write_deferred_of_one(&definition, place).await?;
         }
@@ -294,18 +296,7 @@ impl<'a> Batch<'a> {
     }
 
     fn step_error(&self, definition: &Definition, place: Place, source: StepError) -> BatchError {
-        self.blame(definition.step_name(place.0), place, source)
-    }
-
-    fn blame(&self, step: &'static str, place: Place, source: StepError) -> BatchError {
-        let source = match source {
-            // Nobody's step is to blame: nothing is bisected, and no attempt is counted.
-            StepError::Database(source) if store::is_unavailable(&source) => {
-                return BatchError::Database { doing: "run a step", source };
-            }
-            source => source,
-        };
-        BatchError::Step { step, place, saga_ids: self.started.clone(), source }
+        step_failed(&self.started, definition.step_name(place.0), place, source)
     }
 
     /// Writes the attempt into the history and does what the plan says.
@@ -404,6 +395,10 @@ impl<'a> Batch<'a> {
             );
         }
         for mut saga in group {
+            if let Some(next) = plan::instead_of_call(&saga.definition, saga.cursor, self.now) {
+                self.carry_out(saga, next);
+                continue;
+            }
             if let Err(wait) = self.context.breakers.admit(step.system(), Instant::now()) {
                 // No attempt is begun: the saga waits where it is until the system answers others again.
                 self.writes.timers.push((saga.id, wait + with_full_jitter(PARKED_SPREAD)));
@@ -412,7 +407,8 @@ impl<'a> Batch<'a> {
             }
             let request = match frozen.remove(&(saga.id, saga.cursor.generation)) {
                 Some(request) => request,
-                None => step.request(&saga).map_err(|source| self.step_error(definition, place, source))?,
+                None => freeze(step.as_ref(), &saga)
+                    .map_err(|source| self.step_error(definition, place, source))?,
             };
             begin_attempt(&mut saga);
             self.block_call(saga, step.clone(), request);
@@ -487,9 +483,8 @@ impl<'a> Batch<'a> {
         advanced.moved = self.writes.sagas.len();
         advanced.made_ready = !self.writes.ready.is_empty();
         let places = CommitPlaces::of(&self.writes, &advanced.dispatches);
-        store::write(&self.steps, self.writes, self.context.worker_id)
-            .await
-            .map_err(database("write a batch"))?;
+        let written = store::write(&self.steps, self.writes, self.context.worker_id).await;
+        written.map_err(|source| blame(&self.started, AFTER_THE_STEPS, source.into()))?;
         Ok(Written { advanced, places })
     }
 
@@ -503,7 +498,7 @@ impl<'a> Batch<'a> {
 
     /// Writes what the steps have put off.
     async fn write_deferred(&self) -> Result<(), BatchError> {
-        self.catch_deferred().await.map_err(|source| self.blame("a deferred write", AFTER_THE_STEPS, source))
+        self.catch_deferred().await.map_err(|source| blame(&self.started, AFTER_THE_STEPS, source))
     }
 
     async fn catch_deferred(&self) -> Result<(), StepError> {
@@ -540,8 +535,25 @@ impl Written {
     }
 }
 
-/// The place of what is done after the last step.
-const AFTER_THE_STEPS: Place = (CONCLUSION, Direction::Forward);
+/// What is said of a failure after the last step, of which it is not known whose it is.
+const AFTER_THE_STEPS: &str = "(after the steps)";
+
+/// Makes the error of what is done for all sagas after their steps. Of one saga alone it is known where it began, and
+/// there it is parked.
+fn blame(started: &[(Uuid, Place)], step: &'static str, source: StepError) -> BatchError {
+    let place = started.first().map_or((CONCLUSION, Direction::Forward), |(_, place)| *place);
+    step_failed(started, step, place, source)
+}
+
+fn step_failed(started: &[(Uuid, Place)], step: &'static str, place: Place, source: StepError) -> BatchError {
+    match source {
+        // Nobody's step is to blame: nothing is bisected, and no attempt is counted.
+        StepError::Database(source) if store::is_unavailable(&source) => {
+            BatchError::Database { doing: "run a step", source }
+        }
+        source => BatchError::Step { step, place, saga_ids: started.to_vec(), source },
+    }
+}
 
 /// How far apart sagas return that a circuit breaker has parked.
 const PARKED_SPREAD: Duration = Duration::from_millis(250);
@@ -557,6 +569,23 @@ fn idempotency_key(saga: &Saga) -> String {
     let Cursor { step, direction, generation, .. } = saga.cursor;
     let step = saga.definition.step_name(step);
     format!("{}:{step}:{}:{generation}", saga.id, direction.as_str().to_lowercase())
+}
+
+/// Freezes a request; a panic is the saga's own.
+fn freeze(step: &dyn ExternalStep, saga: &Saga) -> Result<String, StepError> {
+    std::panic::catch_unwind(AssertUnwindSafe(|| step.request(saga)))
+        .unwrap_or_else(|panic| Err(StepError::Panicked(panic_message(&panic))))
+}
+
+async fn record(
+    step: &dyn ExternalStep,
+    steps: &StepTransaction<'_>,
+    settled: &mut [Settled<'_>],
+) -> Result<(), StepError> {
+    AssertUnwindSafe(step.record(steps, settled))
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|panic| Err(StepError::Panicked(panic_message(&panic))))
 }
 
 async fn run_local(
@@ -581,5 +610,5 @@ pub(super) fn panic_message(panic: &Box<dyn std::any::Any + Send>) -> String {
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned())
+        .map_or_else(|| "no message".to_owned(), |message| storable(&message))
 }

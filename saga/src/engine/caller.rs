@@ -32,7 +32,7 @@ pub(super) fn dispatch(
         CrashPoint::BeforeSend.pass(&dispatch);
         fail::fail_point!("before_send");
         let started_at = Utc::now();
-        let outcome = resolve_or_call(&dispatch).await;
+        let outcome = resolve_or_call(&dispatch).await.into_storable();
         breakers.observe(dispatch.step.system(), &outcome, Instant::now());
         CrashPoint::AfterAnswer.pass(&dispatch);
         fail::fail_point!("after_answer");

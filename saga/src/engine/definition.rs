@@ -53,7 +53,7 @@ pub struct StepDefinition {
     pub kind: StepKind,
     /// How it is done.
     pub forward: Action,
-    /// How it is undone, if there is anything to undo.
+    /// How it is undone, if there is anything to undo. A call that undoes must be safe to repeat without its key.
     pub backward: Option<Action>,
     /// How often and how patiently it is tried.
     pub retry: RetryPolicy,
@@ -90,7 +90,8 @@ pub struct Definition {
     pub steps: Vec<StepDefinition>,
     /// What is done once everything was undone.
     pub conclusion: Action,
-    /// For how long the other systems remember an idempotency key. A call is never repeated after that.
+    /// For how long the other systems remember an idempotency key. The call of a step is never repeated after that, unless
+    /// a person vouches for it. Undos are repeated without end: they must be safe to repeat under whatever key.
     pub key_retention: Duration,
 }
 

@@ -198,6 +198,22 @@ fn next_backward(definition: &Definition, mut cursor: Cursor, ended: Ended, now:
     }
 }
 
+/// Decides what a saga does instead of making a call again that may have taken effect, if the other system may have
+/// forgotten its key: `None` if the call may be made. Whoever has the attempts counted afresh vouches for the next one.
+///
+/// An undo is made again without end: it has to be safe to repeat under whatever key.
+pub fn instead_of_call(definition: &Definition, cursor: Cursor, now: DateTime<Utc>) -> Option<Next> {
+    let is_repetition = cursor.attempt > 0 && cursor.in_doubt && cursor.direction == Direction::Forward;
+    if !is_repetition || !may_be_forgotten(definition, &cursor, now) {
+        return None;
+    }
+    let step = definition.step(cursor.step)?;
+    Some(match step.kind {
+        StepKind::Compensable => compensate(definition, cursor, step.exhausted.clone(), now),
+        StepKind::Pivot | StepKind::Retriable => Next::Hold(cursor),
+    })
+}
+
 /// Decides what a saga does that a person gives up, though no attempt has failed for good.
 pub fn abandon(definition: &Definition, cursor: Cursor, failure: Failure, now: DateTime<Utc>) -> Next {
     compensate(definition, cursor, failure, now)

@@ -12,7 +12,7 @@ use sea_orm::DatabaseConnection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::advance::{self, Onward, Selection};
@@ -75,6 +75,9 @@ const MAX_LOOKS: u32 = 40;
 
 /// How often one batch is tried again after losing a deadlock or a serialization conflict.
 const MAX_CONFLICTS: u32 = 5;
+
+/// The longest pause after a conflict.
+const CONFLICT_PAUSE: Duration = Duration::from_millis(20);
 
 /// A running runner.
 #[derive(Debug)]
@@ -141,11 +144,14 @@ async fn run_loops(engine: Arc<Engine>, answered: mpsc::Receiver<Answered>, shut
     let drained = CancellationToken::new();
     let mut loops = JoinSet::new();
     for _ in 0..engine.settings.parallel_batches {
-        loops.spawn(advance_loop(engine.clone(), shutdown.clone()));
+        let (engine, shutdown) = (engine.clone(), shutdown.clone());
+        loops.spawn(keep_up(move || advance_loop(engine.clone(), shutdown.clone())));
     }
-    loops.spawn(sweeper::sweep_timers(engine.clone(), shutdown.clone()));
-    loops.spawn(sweeper::sweep_abandoned(engine.clone(), shutdown.clone()));
-    loops.spawn(sweeper::keep_heartbeat(engine.clone(), drained.clone()));
+    let (timers, abandoned, heartbeat) = (engine.clone(), engine.clone(), engine.clone());
+    let (stop, stop_too, until) = (shutdown.clone(), shutdown.clone(), drained.clone());
+    loops.spawn(keep_up(move || sweeper::sweep_timers(timers.clone(), stop.clone())));
+    loops.spawn(keep_up(move || sweeper::sweep_abandoned(abandoned.clone(), stop_too.clone())));
+    loops.spawn(keep_up(move || sweeper::keep_heartbeat(heartbeat.clone(), until.clone())));
     settle_loop(&engine, answered, &shutdown).await;
     drained.cancel();
     while let Some(joined) = loops.join_next().await {
@@ -156,6 +162,19 @@ async fn run_loops(engine: Arc<Engine>, answered: mpsc::Receiver<Answered>, shut
     match store::remove_worker(&engine.db, engine.worker_id).await {
         Ok(()) => info!(worker.id = %engine.worker_id, "the runner has stopped"),
         Err(error) => warn!(%error, "could not sign off; other processes will notice by the worker lease"),
+    }
+}
+
+/// Runs a loop to its end, and begins it again if it panics: a process whose heartbeat goes on while one of its loops is
+/// dead would hold up work that no other process takes over.
+async fn keep_up<Looping>(begin: impl Fn() -> Looping + Send + 'static)
+where
+    Looping: Future<Output = ()> + Send + 'static,
+{
+    while let Err(error) = tokio::spawn(begin()).await {
+        counter!("oms_runner_panics_total").increment(1);
+        error!(%error, "a loop of the runner panicked; beginning it again");
+        tokio::time::sleep(TROUBLE_DELAY).await;
     }
 }
 
@@ -268,19 +287,22 @@ impl Engine {
         permits: OwnedSemaphorePermit,
     ) -> Result<usize, BatchError> {
         let begun = Instant::now();
-        let advanced = match self.try_advance(selection, None).await {
+        let moved = match self.try_advance(selection, None).await {
             Err(BatchError::Step { saga_ids, step, source, .. }) => {
                 warn!(step, sagas = saga_ids.len(), error = %chain(&source), "a step failed; bisecting its batch");
-                self.isolate(saga_ids.into_iter().map(|(id, _)| id).collect()).await?
+                self.isolate(saga_ids.into_iter().map(|(id, _)| id).collect(), permits).await?
             }
-            other => other?,
+            other => {
+                let advanced = other?;
+                let moved = advanced.moved;
+                self.publish(advanced, permits);
+                moved
+            }
         };
-        let moved = advanced.moved;
         if moved > 0 {
             histogram!("oms_advance_seconds").record(begun.elapsed().as_secs_f64());
             counter!("oms_sagas_advanced_total").increment(moved as u64);
         }
-        self.publish(advanced, permits);
         Ok(moved)
     }
 
@@ -347,10 +369,14 @@ impl Engine {
     }
 
     /// Advances sagas of which at least one makes a step fail: halves the set until the culprits are alone, and parks
-    /// each of them.
-    async fn isolate(&self, saga_ids: Vec<Uuid>) -> Result<Advanced, BatchError> {
+    /// each of them. The calls of a set are made as soon as it is committed. Returns how many sagas were moved.
+    async fn isolate(
+        &self,
+        saga_ids: Vec<Uuid>,
+        mut permits: OwnedSemaphorePermit,
+    ) -> Result<usize, BatchError> {
         let mut sets = vec![saga_ids];
-        let mut total = Advanced::default();
+        let mut moved = 0;
         while let Some(mut set) = sets.pop() {
             let result = match set.len() {
                 0 => continue,
@@ -363,9 +389,15 @@ impl Engine {
                 }
             };
             match result {
-                Ok(advanced) => total.absorb(advanced),
+                Ok(advanced) => {
+                    moved += advanced.moved;
+                    // There was a permit for each saga, and a saga has at most one call.
+                    if let Some(own) = permits.split(advanced.dispatches.len()) {
+                        self.publish(advanced, own);
+                    }
+                }
                 Err(BatchError::Step { .. }) => sets.push(set),
-                Err(error) if total.moved == 0 => return Err(error),
+                Err(error) if moved == 0 => return Err(error),
                 Err(error) => {
                     // The rest is still ready; the calls that are committed must not wait for it.
                     warn!(error = %chain(&error), "could not bisect a batch to its end; going on with the rest later");
@@ -373,7 +405,7 @@ impl Engine {
                 }
             }
         }
-        Ok(total)
+        Ok(moved)
     }
 
     /// Advances one saga that may be a culprit, as far as it goes; parks it where it fails.
@@ -443,6 +475,12 @@ impl Engine {
                         self.publish(advanced, own);
                     }
                 }
+                // Nobody is to blame for a conflict.
+                Err(error) if is_conflict(&error) => {
+                    debug!(error = %chain(&error), "settling lost a conflict; trying again");
+                    sets.push((set, onward));
+                    tokio::time::sleep(with_full_jitter(CONFLICT_PAUSE)).await;
+                }
                 Err(BatchError::Step { step, source, .. }) if set.len() > 1 => {
                     warn!(step, results = set.len(), error = %chain(&source), "a step failed; bisecting its results");
                     let (left, right) = set.split_at(set.len() / 2);
@@ -472,8 +510,7 @@ impl Engine {
                 Err(error) => {
                     warn!(error = %chain(&error), "could not settle results; trying again");
                     sets.push((set, onward));
-                    tokio::time::sleep(if is_conflict(&error) { Duration::ZERO } else { TROUBLE_DELAY })
-                        .await;
+                    tokio::time::sleep(TROUBLE_DELAY).await;
                 }
             }
         }
@@ -490,10 +527,15 @@ impl Engine {
         drop(permits);
         gauge!("oms_open_calls")
             .set((self.settings.max_open_calls as usize - self.permits.available_permits()) as f64);
-        if advanced.made_ready {
+        self.announce(advanced.made_ready, advanced.subject_ids);
+    }
+
+    /// Wakes whoever waits for what was committed.
+    pub(super) fn announce(&self, made_ready: bool, subject_ids: Vec<Uuid>) {
+        if made_ready {
             self.wakeups.sagas_ready();
         }
-        self.wakeups.subjects_changed(advanced.subject_ids);
+        self.wakeups.subjects_changed(subject_ids);
     }
 
     /// Completes when, after shutdown, no call is open any more or the drain time is over.
@@ -507,16 +549,6 @@ impl Engine {
                 permits.forget();
             }
         }
-    }
-}
-
-impl Advanced {
-    fn absorb(&mut self, other: Self) {
-        self.moved += other.moved;
-        self.dispatches.extend(other.dispatches);
-        self.subject_ids.extend(other.subject_ids);
-        self.made_ready |= other.made_ready;
-        self.stale += other.stale;
     }
 }
 

@@ -52,6 +52,36 @@ pub enum Outcome {
     Unknown(String),
 }
 
+impl Outcome {
+    /// Replaces what Postgres stores in no text, U+0000, by U+FFFD: what another system says is not ours to choose, and
+    /// has to be written down.
+    pub(super) fn into_storable(self) -> Self {
+        match self {
+            Self::Succeeded(answer) => Self::Succeeded(storable_json(answer)),
+            Self::Refused(Failure { code, message }) => {
+                Self::Refused(Failure { code: storable(&code), message: storable(&message) })
+            }
+            Self::Unknown(reason) => Self::Unknown(storable(&reason)),
+        }
+    }
+}
+
+/// Replaces U+0000 in a text.
+pub(super) fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+fn storable_json(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(storable(&text)),
+        Value::Array(values) => values.into_iter().map(storable_json).collect(),
+        Value::Object(members) => {
+            members.into_iter().map(|(name, value)| (storable(&name), storable_json(value))).collect()
+        }
+        value => value,
+    }
+}
+
 /// What another system says about a call when it is asked by key.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Lookup {

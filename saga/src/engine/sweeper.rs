@@ -10,7 +10,7 @@ use super::batch::BatchError;
 use super::runner::{Engine, chain};
 use super::{advance, store};
 
-/// The most timers that fire in one transaction.
+/// The most timers that fire, and the most calls that are taken over, in one transaction.
 const SWEEP_LIMIT: u64 = 500;
 
 /// How often abandoned calls are looked for, and how often a heartbeat is given.
@@ -62,23 +62,21 @@ async fn give_heartbeat(engine: &Engine) -> Result<(), sea_orm::DbErr> {
 /// Takes over calls that nobody makes any more.
 pub(super) async fn sweep_abandoned(engine: Arc<Engine>, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
-        if let Err(error) = expire_calls(&engine, &shutdown).await {
+        if let Err(error) = expire_calls(&engine).await {
             warn!(error = %chain(&error), "could not take over abandoned calls; trying again");
         }
         shutdown.run_until_cancelled(tokio::time::sleep(HEARTBEAT_INTERVAL)).await;
     }
 }
 
-async fn expire_calls(engine: &Engine, shutdown: &CancellationToken) -> Result<(), BatchError> {
+async fn expire_calls(engine: &Engine) -> Result<(), BatchError> {
     loop {
-        // An expired call may lead straight to another one, so capacity comes first here too.
-        let Some(permits) = engine.reserve_capacity(shutdown).await else { return Ok(()) };
-        let limit = permits.num_permits();
+        // No call is made here, so that no capacity is needed: the sagas are made ready.
         let worker_lease = engine.settings.worker_lease;
-        let advanced = advance::expire(&engine.db, engine.context(), worker_lease, limit as u64).await?;
+        let advanced = advance::expire(&engine.db, engine.context(), worker_lease, SWEEP_LIMIT).await?;
         let moved = advanced.moved;
-        engine.publish(advanced, permits);
-        if moved < limit {
+        engine.announce(advanced.made_ready, advanced.subject_ids);
+        if (moved as u64) < SWEEP_LIMIT {
             return Ok(());
         }
     }

@@ -30,6 +30,7 @@ pub async fn act_on_order(
     let acted = OrderEvent::OperatorActed {
         act: kind.as_str().to_owned(),
         by: operator.name.clone(),
+        via: operator.via.clone(),
         reason: operator.reason.clone(),
     };
     append(&tx, vec![(taken.subject_id(), acted)]).await?;

@@ -287,6 +287,58 @@ async fn a_saga_that_is_over_is_explained() {
 }
 
 #[tokio::test]
+async fn a_capture_in_doubt_is_not_sent_again_once_its_key_may_be_forgotten() {
+    let shop = Shop::open().await;
+    let order_id = stuck(&shop, "old").await;
+    let id = oms_tests::uuid_of(&order_id);
+    let sent = format!("SELECT count(*) FROM saga_log WHERE saga_id = '{id}' AND step = 'capture_payment'");
+    let before = shop.db.number(&sent).await;
+    shop.db.execute(&format!("UPDATE saga SET step_since = now() - interval '25 h' WHERE id = '{id}'")).await;
+    // Whatever makes it ready: a timer that was due over a weekend, a process that comes back, a person.
+    shop.db.execute("UPDATE saga_timer SET due_at = now()").await;
+    eventually("it is held", async || (saga(&shop, &order_id).await["state"] == "HELD").then_some(())).await;
+    let attempts = "AND kind = 'ATTEMPT'";
+    assert_eq!(shop.db.number(&format!("{sent} {attempts}")).await, before, "and nothing was sent");
+    // Somebody vouches for one more attempt.
+    shop.db.execute("UPDATE simulated_gateway_payments SET token = 'tok_approve'").await;
+    assert_eq!(act(&shop, "resumeSagas", &order_id).await["count"], 1);
+    assert_eq!(settled(&shop, &order_id).await["status"], "CONFIRMED");
+    assert_eq!(payment(&shop, &order_id).await.captures, 1);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn an_order_whose_events_cannot_be_written_is_parked_at_the_step_that_says_them() {
+    let db = TestDatabase::create().await;
+    let api = Server::start_with(&db, |args| args.process.role = Role::Api).await;
+    let client = api.client();
+    let orders = (0..40).map(|n| client.place(order(&format!("many-{n}"), [("SKU-1", 1)])));
+    let placed = futures_util::future::join_all(orders).await;
+    let culprit = oms_tests::uuid_of(placed[17].id());
+    // As no code of ours ever leaves it: an order that is over, and its saga only begins.
+    db.execute(&format!("UPDATE orders SET status = 'FAILED' WHERE id = '{culprit}'")).await;
+    let server = Server::start(&db).await;
+    eventually("all but one are confirmed, and that one waits alone", async || {
+        let confirmed = "SELECT count(*) FROM orders WHERE status = 'CONFIRMED'";
+        let parked = format!(
+            "SELECT count(*) FROM saga_log WHERE saga_id = '{culprit}' AND step = 'reserve_stock' AND outcome = 'RETRY'"
+        );
+        (db.number(confirmed).await == 39 && db.number(&parked).await >= 1).then_some(())
+    })
+    .await;
+    let of_culprit = format!("SELECT count(*) FROM order_events WHERE order_id = '{culprit}'");
+    assert_eq!(db.number(&of_culprit).await, 1, "what could not be told did not happen");
+    let reserved = format!("SELECT count(*) FROM reservations WHERE order_id = '{culprit}'");
+    assert_eq!(db.number(&reserved).await, 0);
+    db.execute(&format!("UPDATE orders SET status = 'PENDING' WHERE id = '{culprit}'")).await;
+    db.wait_until_settled().await;
+    let story = server.client().order(placed[17].id()).await;
+    assert!(["CONFIRMED", "FAILED"].contains(&story["status"].as_str().unwrap_or_default()), "{story}");
+    tokio::join!(api.stop(), server.stop());
+    db.close().await;
+}
+
+#[tokio::test]
 async fn a_retry_does_not_wait_for_the_timer() {
     let shop = Shop::open().await;
     let id = stuck(&shop, "stuck").await;
@@ -295,7 +347,8 @@ async fn a_retry_does_not_wait_for_the_timer() {
     assert_eq!((&retried["matched"], &retried["count"]), (&json!(1), &json!(1)));
     let order = settled(&shop, &id).await;
     assert_eq!(order["status"], "CONFIRMED");
-    let expected = json!({ "act": "retry", "by": "ada", "reason": "the gateway is back" });
+    let expected =
+        json!({ "act": "retry", "by": "ada", "via": "anonymous", "reason": "the gateway is back" });
     assert_eq!(acts(&order), [expected]);
     assert_eq!(payment(&shop, &id).await.captures, 1);
     shop.close().await;
@@ -335,7 +388,10 @@ async fn abandoning_before_the_pivot_restores_the_stock_and_makes_the_payment_vo
         event_types(&order),
         ["OrderPlaced", "StockReserved", "OrderQuoted", "OperatorActed", "StockReleased", "OrderFailed"]
     );
-    assert_eq!(acts(&order), [json!({ "act": "abandon", "by": "ada", "reason": "the gateway is back" })]);
+    assert_eq!(
+        acts(&order),
+        [json!({ "act": "abandon", "by": "ada", "via": "anonymous", "reason": "the gateway is back" })]
+    );
     assert_eq!(shop.stock("SKU-4").await["available"], 300);
     assert!(payment(&shop, &id).await.voided, "an authorization that is still on its way is shut out");
     shop.close().await;
@@ -416,7 +472,10 @@ async fn a_stuck_capture_that_was_taken_is_resolved_as_succeeded() {
         ["OperatorActed", "PaymentCaptured", "OrderConfirmed"],
         "what follows from the act follows in the story"
     );
-    assert_eq!(acts(&order), [json!({ "act": "resolve", "by": "ada", "reason": "seen in the dashboard" })]);
+    assert_eq!(
+        acts(&order),
+        [json!({ "act": "resolve", "by": "ada", "via": "anonymous", "reason": "seen in the dashboard" })]
+    );
     assert_eq!(step(&order, "capture_payment")["status"], "SUCCEEDED");
     let history = saga(&shop, &id).await["history"].take();
     let act = history.as_array().and_then(|history| history.iter().find(|entry| entry["kind"] == "OPERATOR"));
@@ -591,7 +650,10 @@ async fn the_command_line_acts_by_filter_only_when_told_to_go_on() {
     assert!(said(&retried).ends_with("retried 1 of 1 saga\n"), "{retried:?}");
     let order = settled(&shop, &id).await;
     assert_eq!(order["status"], "CONFIRMED");
-    assert_eq!(acts(&order), [json!({ "act": "retry", "by": "ada", "reason": "the gateway is back" })]);
+    assert_eq!(
+        acts(&order),
+        [json!({ "act": "retry", "by": "ada", "via": "command line", "reason": "the gateway is back" })]
+    );
     shop.close().await;
 }
 

@@ -142,6 +142,58 @@ impl LocalStep for Picky {
     }
 }
 
+/// Panics before it calls for the saga whose state says so; the other system says what Postgres cannot store.
+struct Brittle;
+
+#[async_trait]
+impl ExternalStep for Brittle {
+    fn request(&self, saga: &Saga) -> Result<String, StepError> {
+        let is_poisonous: bool = saga.state()?;
+        assert!(!is_poisonous, "there is nothing to ask for");
+        Ok("?".to_owned())
+    }
+
+    fn system(&self) -> &'static str {
+        "brittle"
+    }
+
+    async fn call(&self, _: &Call) -> Outcome {
+        Outcome::Succeeded(json!({ "id": "1", "n\0te": ["\0"] }))
+    }
+
+    async fn record(&self, _: &StepTransaction<'_>, _: &mut [Settled<'_>]) -> Result<(), StepError> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_panics_parks_one_saga_and_an_answer_that_cannot_be_stored_none() {
+    let db = TestDatabase::create().await;
+    let runner_db = db.connect_runner().await;
+    let sagas: Vec<NewSaga> = (0..10)
+        .map(|turn| NewSaga { id: Uuid::now_v7(), subject_id: Uuid::now_v7(), state: json!(turn == 3) })
+        .collect();
+    insert_sagas(&runner_db, "silent", 1, &sagas).await.expect("they begin");
+    let mut definition = silent_saga();
+    definition.steps[0].forward = Action::External(Arc::new(Brittle));
+    let definitions = Definitions::try_new([definition]).expect("it is well defined");
+    let stop = CancellationToken::new();
+    let runner =
+        Runner::start(runner_db, definitions.clone(), Wakeups::new(), quick_settings(), stop.clone());
+    eventually("all but one succeed", async || {
+        (db.number("SELECT count(*) FROM saga WHERE status = 'SUCCEEDED'").await == 9).then_some(())
+    })
+    .await;
+    let answers = "SELECT count(*) FROM saga_log WHERE step = 'ask' AND detail ->> 'id' = '1'";
+    assert_eq!(db.number(answers).await, 9, "the answers are on record");
+    let told = format!("SELECT detail ->> 'reason' FROM saga_log WHERE saga_id = '{}' LIMIT 1", sagas[3].id);
+    let told = db.texts(&told).await;
+    assert!(told.iter().any(|reason| reason.contains("there is nothing to ask for")), "{told:?}");
+    stop.cancel();
+    runner.stopped().await;
+    db.discard().await;
+}
+
 fn silent_saga() -> Definition {
     let step = |name, kind, forward, backward| StepDefinition {
         name,

@@ -160,7 +160,7 @@ impl ResolveArgs {
 impl CommonArgs {
     fn operator(&self, reason_field: &str, reason: &str) -> anyhow::Result<Operator> {
         let by = self.by.clone().unwrap_or_else(user);
-        operator::check(&by, reason_field, reason).map_err(|violations| wrong(&violations))
+        operator::check(&by, "command line", reason_field, reason).map_err(|violations| wrong(&violations))
     }
 }
 

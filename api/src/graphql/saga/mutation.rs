@@ -9,7 +9,7 @@ use sea_orm::DbErr;
 use uuid::Uuid;
 
 use super::{Saga, SagaFilter, cursor, decode_cursor};
-use crate::access::Needs;
+use crate::access::{Needs, caller};
 use crate::app::Services;
 use crate::graphql::error::{OrReport, UserError};
 use crate::graphql::{ids, page};
@@ -25,8 +25,8 @@ impl SagaMutation {
     /// Tries sagas again now that wait for the time of their next attempt. For operators.
     ///
     /// Each saga is acted on in a transaction of its own, which also appends the event `OperatorActed` to its order;
-    /// whoever watches the order sees `by` and `reason`. Whoever reaches this server may call this, and `by` is taken
-    /// at its word: the server listens on the loopback interface unless it is told otherwise.
+    /// operators who watch the order see who acted and why. `by` is taken at its word; `via` in the event names the app and
+    /// the key that the request came with.
     #[graphql(guard = "Needs([Scope::SagasOperate])")]
     async fn retry_sagas(
         &self,
@@ -67,7 +67,7 @@ impl SagaMutation {
         #[graphql(desc = "Which saga, how its call ended, and how that is known.")] input: ResolveSagaInput,
     ) -> Result<ResolveSagaPayload> {
         let services = ctx.data_unchecked::<Services>();
-        let (finding, operator) = match input.check() {
+        let (finding, operator) = match input.check(&caller(ctx)?.credential()) {
             Ok(checked) => checked,
             Err(violations) => return Ok(ResolveSagaPayload::refused(violations)),
         };
@@ -132,7 +132,7 @@ impl ActOnSagasInput {
         let Services { db, definitions, .. } = services;
         let first = page::check_first(self.first)?;
         let after = decode_cursor(self.after.as_deref())?;
-        let (filter, operator) = match self.check(services) {
+        let (filter, operator) = match self.check(services, &caller(ctx)?.credential()) {
             Ok(checked) => checked,
             Err(violations) => return Ok(ActOnSagasPayload::refused(violations)),
         };
@@ -170,7 +170,7 @@ impl ActOnSagasInput {
         })
     }
 
-    fn check(&self, services: &Services) -> Result<(Filter, Operator), Vec<Violation>> {
+    fn check(&self, services: &Services, via: &str) -> Result<(Filter, Operator), Vec<Violation>> {
         let mut violations = Vec::new();
         let filter = self.filter.check(&services.definitions).unwrap_or_else(|violation| {
             violations.push(violation.within(&["filter"]));
@@ -179,7 +179,7 @@ impl ActOnSagasInput {
         if violations.is_empty() && filter.is_empty() {
             violations.push(Violation::new(&["filter"], "must hold at least one condition"));
         }
-        match operator::check(&self.by, "reason", &self.reason) {
+        match operator::check(&self.by, via, "reason", &self.reason) {
             Ok(operator) if violations.is_empty() => Ok((filter, operator)),
             Ok(_) => Err(violations),
             Err(more) => Err(violations.into_iter().chain(more).collect()),
@@ -238,9 +238,9 @@ pub(super) struct ResolveSagaInput {
 }
 
 impl ResolveSagaInput {
-    fn check(&self) -> Result<(Finding, Operator), Vec<Violation>> {
+    fn check(&self, via: &str) -> Result<(Finding, Operator), Vec<Violation>> {
         let finding = operator::finding(self.succeeded.as_deref(), self.refused.as_deref());
-        match (finding, operator::check(&self.by, "evidence", &self.evidence)) {
+        match (finding, operator::check(&self.by, via, "evidence", &self.evidence)) {
             (Ok(finding), Ok(operator)) => Ok((finding, operator)),
             (finding, operator) => {
                 Err(finding.err().into_iter().chain(operator.err().unwrap_or_default()).collect())

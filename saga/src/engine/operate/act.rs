@@ -179,7 +179,7 @@ async fn release_lease(tx: &DatabaseTransaction, id: Uuid) -> Result<(), DbErr> 
 
 /// What the history keeps of an act.
 fn note(act: &Act, operator: &Operator) -> Json {
-    let mut note = json!({ "act": act.kind().as_str(), "by": operator.name, "reason": operator.reason });
+    let mut note = json!({ "act": act.kind().as_str(), "by": operator.name, "via": operator.via, "reason": operator.reason });
     match act {
         Act::Resolve(Finding::Succeeded(answer)) => note["answer"] = answer.clone(),
         Act::Resolve(Finding::Refused(failure)) => note["failure"] = json!(failure),

@@ -155,8 +155,10 @@ impl ActKind {
 /// Who acts, and why.
 #[derive(Debug, Clone)]
 pub struct Operator {
-    /// A name that the history keeps.
+    /// A name that the history keeps, as they gave it.
     pub name: String,
+    /// What they came in with, which nobody can choose: the app and its key, or the command line.
+    pub via: String,
     /// The reason, or the evidence.
     pub reason: String,
 }

@@ -185,6 +185,20 @@ fn an_unknown_capture_is_never_guessed() {
 }
 
 #[test]
+fn no_call_that_may_have_taken_effect_is_repeated_once_its_key_may_be_forgotten() {
+    let a_day_later = now() + chrono::Duration::hours(24);
+    let in_doubt = |step| Cursor { in_doubt: true, ..attempted(step, Direction::Forward, 1) };
+    let next = |cursor| instead_of_call(&definition(), cursor, a_day_later);
+    assert!(matches!(next(in_doubt(CAPTURE)), Some(Next::Hold(_))));
+    let Some(turned) = next(in_doubt(AUTHORIZE)) else { panic!("it is not called") };
+    assert_eq!(undone(turned), [AUTHORIZE, RESERVE]);
+    // What took no effect may be tried at any age, and what a person has counted afresh once.
+    assert_eq!(next(attempted(CAPTURE, Direction::Forward, 1)), None);
+    assert_eq!(next(Cursor { attempt: 0, ..in_doubt(CAPTURE) }), None);
+    assert_eq!(instead_of_call(&definition(), in_doubt(CAPTURE), now()), None);
+}
+
+#[test]
 fn a_capture_that_cannot_even_be_tried_is_given_up() {
     assert_eq!(undone(forward(CAPTURE, 3, postponed())), [AUTHORIZE, RESERVE]);
 }
