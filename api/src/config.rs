@@ -450,6 +450,12 @@ pub struct LimitArgs {
           value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     pub max_cost: u32,
 
+    /// Fields that one request may resolve, each as often as the lists above it can have items; the standard look at the schema
+    /// is taken for 31,000
+    #[arg(long, env = "OMS_MAX_RESOLUTIONS", value_name = "COUNT", default_value_t = Self::default().max_resolutions,
+          value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
+    pub max_resolutions: u32,
+
     /// Milliseconds that a query may take; a mutation may take as long again, because placeOrder may be told to wait
     #[arg(long, env = "OMS_QUERY_TIMEOUT_MS", value_name = "MS", default_value_t = Self::default().query_timeout_ms,
           value_parser = clap::value_parser!(u64).range(100..=60_000))]
@@ -467,6 +473,7 @@ impl Default for LimitArgs {
             max_spreads: 100,
             max_fields: 3_000,
             max_cost: 1_000,
+            max_resolutions: 50_000,
             query_timeout_ms: 10_000,
         }
     }

@@ -15,6 +15,7 @@ use tracing::warn;
 
 use super::documents::Documents;
 use super::error::UNAVAILABLE;
+use super::limits::prices::Price;
 use super::limits::{self, Prices, prices};
 use super::loaders::Loaders;
 use super::registered::{self, DOCUMENT_NOT_ALLOWED, DOCUMENT_NOT_FOUND, Unsettled};
@@ -235,7 +236,15 @@ impl Executor {
             return Err(Box::new(refusal(VARIABLE_MISSING, message, |_| ())));
         }
         let operation = operation.map_or(OperationType::Query, |operation| operation.ty);
-        let points = parts.prices.cost(&document, name, &request.variables);
+        let Price { points, resolutions } = parts.prices.price(&document, name, &request.variables);
+        let max_resolutions = parts.limits.max_resolutions;
+        if resolutions > u64::from(max_resolutions) {
+            let message = format!(
+                "the request resolves up to {resolutions} fields, and one may resolve {max_resolutions}; ask for less"
+            );
+            let requested = u32::try_from(points).unwrap_or(u32::MAX);
+            return Err(self.refuse_for(requested, refusal(QUERY_TOO_COSTLY, message, |_| ())));
+        }
         let max = parts.limits.max_cost;
         let Some(points) = u32::try_from(points).ok().filter(|points| *points <= max) else {
             let message = format!("the request costs {points} points, and one may cost {max}; ask for less");

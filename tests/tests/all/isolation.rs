@@ -336,6 +336,7 @@ async fn the_token_of_an_order_opens_two_fields_of_the_schema() {
         args.access.dev_anonymous = false;
         // The walk asks for more than a shopper does.
         args.access.points_per_second = 0;
+        args.limits.max_resolutions = 1_000_000;
     })
     .await;
     let app = app_with_key(&shop.db.connection(), "app", &[Scope::OrdersWrite]).await;

@@ -66,6 +66,69 @@ async fn what_asks_for_too_much_is_refused_quickly_while_others_are_served() {
     shop.close().await;
 }
 
+/// Repeats a field behind fragments, each of which has it as often as a selection may.
+fn repeated(fragments: usize, field: &str, ty: &str) -> (String, String) {
+    let spreads = (0..fragments).map(|n| format!("...f{n} ")).collect();
+    let inline = format!("... {{ {} }} ", format!("{field} ").repeat(5)).repeat(18);
+    let definitions =
+        (0..fragments).map(|n| format!(" fragment f{n} on {ty} {{ ...G }}")).collect::<String>();
+    (spreads, format!("{definitions} fragment G on {ty} {{ {inline} }}"))
+}
+
+#[tokio::test]
+async fn what_resolves_one_field_over_and_over_is_refused_quickly() {
+    let shop = Shop::open().await;
+    for (path, close, ty, field) in [
+        ("{ __schema { types { fields { type { fields { ", "} } } } } }", "__Field", "name"),
+        ("{ orders(first: 90) { nodes { lines { ", "} } } }", "OrderLine", "sku"),
+        ("{ products(first: 100) { nodes { ", "} } }", "Product", "sku"),
+    ] {
+        let plain = format!(
+            "{path} {} {close} fragment F on {ty} {{ {} }}",
+            "...F ".repeat(32),
+            format!("{field} ").repeat(90)
+        );
+        assert_eq!(refusal_of(&shop, &plain).await, "QUERY_TOO_COMPLEX", "{ty}");
+        let (spreads, fragments) = repeated(20, field, ty);
+        let within = format!("{path} {spreads} {close} {fragments}");
+        assert_eq!(refusal_of(&shop, &within).await, "QUERY_TOO_COSTLY", "{ty}");
+    }
+    // Scalars alone cost no points, and are bounded all the same.
+    let (spreads, fragments) = repeated(5, "sku", "Product");
+    let query =
+        |first: usize| format!("{{ products(first: {first}) {{ nodes {{ {spreads} }} }} }} {fragments}");
+    shop.execute(&query(100), json!({})).await;
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn the_largest_query_that_is_let_in_does_not_stall_a_neighbor() {
+    let shop = Shop::open().await;
+    let id = shop.place(order("a", [("SKU-1", 1)]).settled()).await.id().to_owned();
+    // Ninety times the name of each field of the schema.
+    let query = |fragments: usize| {
+        let (spreads, fragments) = repeated(fragments, "name", "__Field");
+        format!("{{ __schema {{ types {{ fields {{ {spreads} }} }} }} }} {fragments}")
+    };
+    assert_eq!(refusal_of(&shop, &query(2)).await, "QUERY_TOO_COSTLY");
+    let query = query(1);
+    let large = async {
+        for _ in 0..5 {
+            let (_, answer) = shop.send(&query, json!({})).await;
+            assert!(answer["data"].is_object(), "{:.300}", answer.to_string());
+        }
+    };
+    let neighbor = async {
+        for _ in 0..20 {
+            let begun = Instant::now();
+            assert_eq!(shop.order(&id).await["status"], "CONFIRMED");
+            assert!(begun.elapsed() < QUICKLY, "{:?}", begun.elapsed());
+        }
+    };
+    tokio::join!(large, neighbor);
+    shop.close().await;
+}
+
 #[tokio::test]
 async fn a_document_of_ten_megabytes_is_refused_before_it_is_read() {
     let shop = Shop::open().await;
@@ -163,7 +226,7 @@ async fn a_look_at_the_schema_does_not_multiply_it() {
 async fn a_mutation_is_not_sent_by_get_however_long_it_is() {
     let shop = Shop::open_with(|args| args.limits.max_tokens = 5_000).await;
     let census = shop.db.census().await;
-    let fields = "__typename ".repeat(1_500);
+    let fields = "... { __typename } ".repeat(1_000);
     let query = format!(
         "mutation {{ placeOrder(input: {{ idempotencyKey: \"k\", lines: [{{ sku: \"SKU-1\", quantity: 1 }}] }}) {{ {fields} }} }}"
     );
@@ -241,7 +304,7 @@ async fn spreads_fields_and_the_burst_of_a_budget_are_settings() {
     let db = shop.db.connection();
     let app = store::create_app(&db, "app", Some(10)).await.expect("an app");
     let app = shop.with(&key_of(&db, app.id, &[Scope::OrdersRead], &[]).await.secret);
-    let fields = |count: usize| format!("{{ viewer {{ {} }} }}", "__typename ".repeat(count));
+    let fields = |count: usize| format!("{{ viewer {{ {} }} }}", "... { __typename } ".repeat(count));
     let spreads =
         |count: usize| format!("{{ {} }} fragment F on Query {{ __typename }}", "...F ".repeat(count));
     for (query, expected) in [

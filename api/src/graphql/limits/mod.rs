@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use async_graphql::parser::types::{Directive, ExecutableDocument, OperationType, Selection, SelectionSet};
 use async_graphql::{ErrorExtensionValues, Positioned, ServerError};
 
+mod introspection;
 mod lexer;
 pub(super) mod prices;
 
@@ -30,6 +31,10 @@ const MAX_INTROSPECTION_DEPTH: usize = 20;
 /// How often a path of a look at the schema may go through a list of the schema's own. Each round multiplies the answer by
 /// the size of the schema; GraphiQL's query has one.
 const MAX_INTROSPECTION_LISTS: usize = 2;
+
+/// How often a selection set may name the same field, or spread the same fragment. The library resolves each by itself, and no
+/// client writes one more than twice on purpose.
+const MAX_REPETITIONS: usize = 5;
 
 /// Lists that lead from one part of the schema to many others.
 const INTROSPECTION_LISTS: [&str; 4] = ["fields", "inputFields", "interfaces", "possibleTypes"];
@@ -152,6 +157,7 @@ impl<'a> Measuring<'a> {
     fn selections(&mut self, selections: &'a SelectionSet) -> Result<Size, TooMuch> {
         self.check_nested(1)?;
         self.nested += 1;
+        check_repetitions(selections)?;
         let mut sum = Size::NOTHING;
         for selection in &selections.items {
             let size = match &selection.node {
@@ -224,6 +230,29 @@ impl<'a> Measuring<'a> {
     }
 }
 
+/// Checks how often the same thing stands in a selection set.
+fn check_repetitions(selections: &SelectionSet) -> Result<(), TooMuch> {
+    if selections.items.len() <= MAX_REPETITIONS {
+        return Ok(());
+    }
+    let mut counts: HashMap<(bool, &str), usize> = HashMap::new();
+    for selection in &selections.items {
+        let name = match &selection.node {
+            Selection::Field(field) => (false, field.node.response_key().node.as_str()),
+            Selection::FragmentSpread(spread) => (true, spread.node.fragment_name.node.as_str()),
+            // What it holds is counted by itself.
+            Selection::InlineFragment(_) => continue,
+        };
+        let count = counts.entry(name).or_default();
+        *count += 1;
+        if *count > MAX_REPETITIONS {
+            let message = format!("a selection has {:?} more than {MAX_REPETITIONS} times", name.1);
+            return Err(TooMuch::new(message));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use async_graphql::parser::parse_query;
@@ -259,14 +288,27 @@ mod tests {
     #[test]
     fn each_bound_holds_at_its_number_and_not_beyond() {
         let nested = |depth: usize| "{ a ".repeat(depth) + &"}".repeat(depth);
-        let many = |count: usize, part: &str| format!("{{ a {{ {} }} }}", part.repeat(count));
-        let roots = |count: usize| format!("{{ {} }}", "a ".repeat(count));
+        let many = |count: usize, part: &dyn Fn(usize) -> String| {
+            format!("{{ a {{ {} }} }}", (0..count).map(part).collect::<String>())
+        };
+        let field = |n: usize| format!("a{n} ");
+        let roots = |count: usize| format!("{{ {} }}", (0..count).map(field).collect::<String>());
         for (good, bad) in [
             (nested(10), nested(11)),
-            (many(15, "x: a "), many(16, "x: a ")),
-            (many(50, "a @skip(if: true) "), many(51, "a @skip(if: true) ")),
+            (many(15, &|n| format!("x{n}: a ")), many(16, &|n| format!("x{n}: a "))),
+            (
+                many(50, &|n| format!("a{n} @skip(if: true) ")),
+                many(51, &|n| format!("a{n} @skip(if: true) ")),
+            ),
             (roots(10), roots(11)),
-            (many(995, "a "), many(996, "a ")),
+            (many(995, &field), many(996, &field)),
+            (many(5, &|_| "a ".to_owned()), many(6, &|_| "a ".to_owned())),
+            (many(5, &|_| "x: a ".to_owned()), many(6, &|_| "x: a ".to_owned())),
+            (many(9, &|_| "... { a } ".to_owned()), many(1, &|_| format!("... {{ {} }}", "a ".repeat(6)))),
+            (
+                many(5, &|_| "...F ".to_owned()) + " fragment F on Query { b }",
+                many(6, &|_| "...F ".to_owned()) + " fragment F on Query { b }",
+            ),
         ] {
             assert_eq!(verdict(&good), Ok(()), "{good}");
             assert!(verdict(&bad).is_err(), "{bad}");
@@ -286,7 +328,7 @@ mod tests {
             assert_eq!(check(&document, &limits).is_ok(), is_good, "{spreads}");
         }
         let wide = LimitArgs { max_fields: 10, ..LimitArgs::default() };
-        let document = parse_query("{ a { b b b b b b b b b b } }").expect("a well-formed query");
+        let document = parse_query("{ a { b c d e f g h i j k } }").expect("a well-formed query");
         assert!(check(&document, &wide).is_err(), "eleven fields");
     }
 

@@ -4,6 +4,10 @@
 //! what one item costs, other lists are taken for ten items long, but for `userErrors`; what searches
 //! costs ten more. Prices come from our own schema, so that a new field has
 //! one without a word here.
+//!
+//! Beside its points, each request has a number of resolutions: how often a field of it is resolved, scalars among them, with
+//! every list as long as it can be. The library resolves a field as often as it is written, and nothing interrupts it where it
+//! waits for nothing, so that a repeated name in a long list is work that points do not see.
 
 use std::collections::HashMap;
 
@@ -11,9 +15,11 @@ use async_graphql::Variables;
 use async_graphql::parser::parse_schema;
 use async_graphql::parser::types::{
     BaseType, DocumentOperations, ExecutableDocument, Field, OperationDefinition, OperationType, Selection,
-    SelectionSet, TypeDefinition, TypeKind, TypeSystemDefinition,
+    SelectionSet, ServiceDocument, TypeDefinition, TypeKind, TypeSystemDefinition,
 };
 use async_graphql_value::{ConstValue, Value};
+
+use super::introspection::{Look, SchemaSize};
 
 /// Points of a root field that changes something or stays open.
 const ACTION: u64 = 10;
@@ -27,8 +33,34 @@ const SEARCHES: [(&str, u64); 2] = [("totalCount", 10), ("changes", 10)];
 /// Items that a list without pages is taken for.
 const LIST_ITEMS: u64 = 10;
 
+/// The most items that lists without pages have: lines of an order, products and mistakes of a call, keys of an app, sagas of
+/// a call. Where they are fewer as a rule, points go by the rule and resolutions by the most.
+const LONGEST_LISTS: [(&str, u64); 5] =
+    [("lines", 250), ("products", 250), ("userErrors", 250), ("keys", 100), ("sagas", 100)];
+
+/// Resolutions that cost a point, beyond what the objects cost.
+const RESOLUTIONS_OF_A_POINT: u64 = 1_000;
+
 /// The largest page (`page::MAX_PAGE`); a larger one is refused when it runs.
 const MAX_PAGE: u64 = 100;
+
+/// What an operation takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::graphql) struct Price {
+    /// What the caller pays.
+    pub(in crate::graphql) points: u64,
+    /// How often a field is resolved at most.
+    pub(in crate::graphql) resolutions: u64,
+}
+
+impl Price {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            points: self.points.saturating_add(other.points),
+            resolutions: self.resolutions.saturating_add(other.resolutions),
+        }
+    }
+}
 
 /// What a field is.
 #[derive(Debug, Clone)]
@@ -44,6 +76,7 @@ struct FieldPrice {
 #[derive(Debug, Clone, Default)]
 pub(in crate::graphql) struct Prices {
     fields: HashMap<String, HashMap<String, FieldPrice>>,
+    schema: SchemaSize,
 }
 
 impl Prices {
@@ -51,31 +84,39 @@ impl Prices {
     pub(in crate::graphql) fn of_schema(sdl: &str) -> Self {
         let mut fields = HashMap::new();
         // Our own schema, which the library has written; a test shows that it is read.
-        for definition in parse_schema(sdl).map(|document| document.definitions).unwrap_or_default() {
+        let document = parse_schema(sdl).unwrap_or_else(|_| ServiceDocument { definitions: Vec::new() });
+        let schema = SchemaSize::of(&document);
+        for definition in document.definitions {
             if let TypeSystemDefinition::Type(ty) = definition {
                 let of_type: HashMap<String, FieldPrice> = prices_of(&ty.node).collect();
                 fields.insert(ty.node.name.node.to_string(), of_type);
             }
         }
-        Self { fields }
+        Self { fields, schema }
     }
 
-    /// Returns what the operation costs that would run, at least a point.
-    pub(in crate::graphql) fn cost(
+    /// Returns what the operation takes that would run, at least a point.
+    pub(in crate::graphql) fn price(
         &self,
         document: &ExecutableDocument,
         operation_name: Option<&str>,
         variables: &Variables,
-    ) -> u64 {
-        let Some(operation) = operation(document, operation_name) else { return 1 };
+    ) -> Price {
+        let Some(operation) = operation(document, operation_name) else {
+            return Price { points: 1, resolutions: 0 };
+        };
         let (root, base) = match operation.ty {
             OperationType::Query => ("Query", 0),
             OperationType::Mutation => ("Mutation", ACTION - 1),
             OperationType::Subscription => ("Subscription", ACTION - 1),
         };
-        let mut reckoning =
-            Reckoning { prices: self, document, operation, variables, of_fragments: HashMap::new() };
-        reckoning.selections(&operation.selection_set.node, root, 1, base).max(1)
+        let look = Look::new(self.schema, document);
+        let of_fragments = HashMap::new();
+        let mut reckoning = Reckoning { prices: self, document, operation, variables, look, of_fragments };
+        let Price { points, resolutions } =
+            reckoning.selections(&operation.selection_set.node, root, 1, base);
+        let points = points.saturating_add(resolutions / RESOLUTIONS_OF_A_POINT).max(1);
+        Price { points, resolutions }
     }
 }
 
@@ -128,20 +169,29 @@ fn size(value: &ConstValue) -> Option<u64> {
     }
 }
 
+/// The price of a list: `items` of them cost points, up to `most` of them are resolved.
+fn list(each: Price, items: u64, most: u64, base: u64) -> Price {
+    Price {
+        points: each.points.saturating_add(1).saturating_mul(items).saturating_add(base),
+        resolutions: each.resolutions.saturating_mul(most).saturating_add(1),
+    }
+}
+
 struct Reckoning<'a> {
     prices: &'a Prices,
     document: &'a ExecutableDocument,
     operation: &'a OperationDefinition,
     variables: &'a Variables,
+    look: Look<'a>,
     /// By name, and whether it stands in a page. `None` while it is being reckoned.
-    of_fragments: HashMap<(&'a str, u64), Option<u64>>,
+    of_fragments: HashMap<(&'a str, u64), Option<Price>>,
 }
 
 impl<'a> Reckoning<'a> {
     /// What these selections cost once, on an object of this type. Lists among them have `items` items each where they are
     /// the items of a page.
-    fn selections(&mut self, selections: &'a SelectionSet, ty: &str, page: u64, base: u64) -> u64 {
-        let mut points = 0_u64;
+    fn selections(&mut self, selections: &'a SelectionSet, ty: &str, page: u64, base: u64) -> Price {
+        let mut sum = Price::default();
         for selection in &selections.items {
             let more = match &selection.node {
                 Selection::Field(field) => self.field(&field.node, ty, page, base),
@@ -153,57 +203,70 @@ impl<'a> Reckoning<'a> {
                     self.fragment(spread.node.fragment_name.node.as_str(), page, base)
                 }
             };
-            points = points.saturating_add(more);
+            sum = sum.plus(more);
         }
-        points
+        sum
     }
 
-    fn field(&mut self, field: &'a Field, ty: &str, page: u64, base: u64) -> u64 {
+    fn field(&mut self, field: &'a Field, ty: &str, page: u64, base: u64) -> Price {
         let name = field.name.node.as_str();
         if matches!(name, "__schema" | "__type" | "_service") {
-            return INTROSPECTION;
+            return Price { points: INTROSPECTION, resolutions: self.look.resolutions(field) };
         }
+        let children = &field.selection_set.node;
         if name == "_entities" {
             // Of several types; each fragment names its own.
-            let each = self.selections(&field.selection_set.node, "_Entity", 1, 0).saturating_add(1);
-            return each.saturating_mul(self.longest_list(field).unwrap_or(1)).saturating_add(base);
+            let items = self.longest_list(field).unwrap_or(1);
+            let each = self.selections(children, "_Entity", 1, 0);
+            return list(each, items, items, base);
         }
         let base =
             base + SEARCHES.iter().find(|(search, _)| *search == name).map_or(0, |(_, points)| *points);
         let prices = self.prices;
-        let Some(price) = prices.fields.get(ty).and_then(|fields| fields.get(name)) else { return 0 };
+        let Some(price) = prices.fields.get(ty).and_then(|fields| fields.get(name)) else {
+            return Price { points: 0, resolutions: 1 };
+        };
         if prices.fields.get(&price.ty).is_none_or(HashMap::is_empty) {
-            return base;
+            return Price { points: base, resolutions: 1 };
         }
-        let children = &field.selection_set.node;
-        let items = match price.default_page {
-            Some(default) => self.page_size(field).unwrap_or(default),
-            // The items of a page were asked for by the page.
-            None if price.is_list && page > 1 => page,
-            // Empty unless something is wrong.
-            None if name == "userErrors" => 1,
-            None if price.is_list => self.longest_list(field).unwrap_or(LIST_ITEMS),
-            None => 1,
+        let page_size = price.default_page.map(|default| self.page_size(field).unwrap_or(default));
+        if let Some(items) = page_size.filter(|_| !price.is_list) {
+            let connection = self.selections(children, &price.ty, items.max(2), 0);
+            return connection.plus(Price { points: base + 1, resolutions: 1 });
+        }
+        let (items, most) = match page_size {
+            Some(items) => (items, items),
+            None if price.is_list => self.list_size(field, page),
+            None => (1, 1),
         };
-        let is_connection = price.default_page.is_some() && !price.is_list;
-        let below = if is_connection {
-            self.selections(children, &price.ty, items.max(2), 0)
-        } else {
-            self.selections(children, &price.ty, 1, 0).saturating_add(1).saturating_mul(items)
-        };
-        below.saturating_add(if is_connection { 1 } else { 0 }).saturating_add(base)
+        let each = self.selections(children, &price.ty, 1, 0);
+        list(each, items, most, base)
     }
 
-    fn fragment(&mut self, name: &'a str, page: u64, base: u64) -> u64 {
-        if let Some(known) = self.of_fragments.get(&(name, page)) {
-            return known.unwrap_or(0);
+    /// How many items a list without a size of its own is taken for, and how many it has at most.
+    fn list_size(&self, field: &Field, page: u64) -> (u64, u64) {
+        let name = field.name.node.as_str();
+        if page > 1 {
+            // The items of a page were asked for by the page.
+            return (page, page);
         }
-        let Some(fragment) = self.document.fragments.get(name) else { return 0 };
+        let most = LONGEST_LISTS.iter().find(|(list, _)| *list == name).map(|(_, most)| *most);
+        // No mistakes unless something is wrong.
+        let usual = if name == "userErrors" { 1 } else { LIST_ITEMS };
+        let items = self.longest_list(field).filter(|_| name != "userErrors").unwrap_or(usual);
+        (items, most.unwrap_or(LIST_ITEMS).max(items))
+    }
+
+    fn fragment(&mut self, name: &'a str, page: u64, base: u64) -> Price {
+        if let Some(known) = self.of_fragments.get(&(name, page)) {
+            return known.unwrap_or_default();
+        }
+        let Some(fragment) = self.document.fragments.get(name) else { return Price::default() };
         self.of_fragments.insert((name, page), None);
         let ty = fragment.node.type_condition.node.on.node.as_str();
-        let points = self.selections(&fragment.node.selection_set.node, ty, page, base);
-        self.of_fragments.insert((name, page), Some(points));
-        points
+        let price = self.selections(&fragment.node.selection_set.node, ty, page, base);
+        self.of_fragments.insert((name, page), Some(price));
+        price
     }
 
     /// How many things the field is asked for by name, if it is.
@@ -258,7 +321,14 @@ mod tests {
 
     fn cost(query: &str, variables: serde_json::Value) -> u64 {
         let document = parse_query(query).expect("a query");
-        Prices::of_schema(SDL).cost(&document, None, &Variables::from_json(variables))
+        Prices::of_schema(SDL).price(&document, None, &Variables::from_json(variables)).points
+    }
+
+    /// How many fields of our own schema the query resolves.
+    fn resolutions(query: &str) -> u64 {
+        let document = parse_query(query).expect("a query");
+        let prices = Prices::of_schema(&crate::graphql::sdl());
+        prices.price(&document, None, &Variables::default()).resolutions
     }
 
     #[test]
@@ -296,5 +366,87 @@ mod tests {
         let prices = Prices::of_schema(&crate::graphql::sdl());
         assert!(prices.fields["Query"].contains_key("getOrder"));
         assert!(prices.fields["Query"]["products"].default_page.is_some());
+    }
+
+    #[test]
+    fn every_field_is_resolved_once_for_each_item_that_a_list_can_have() {
+        for (query, expected) in [
+            ("{ __typename }", 1),
+            ("{ products(first: 7) { nodes { sku sku } } }", 1 + 1 + 7 * 2),
+            (
+                "{ orders(first: 3) { nodes { lines { ...F ...F } } } } fragment F on OrderLine { sku name }",
+                2 + 3 * (1 + 250 * 4),
+            ),
+            ("{ _service { sdl } }", 2),
+        ] {
+            assert_eq!(resolutions(query), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn what_multiplies_is_reckoned_without_overflow() {
+        let lines = format!("lines {{ {} }}", "sku ".repeat(900));
+        let query = format!("{{ orders(first: 100) {{ {} }} }}", "nodes { ...F } ".repeat(30));
+        let query = format!("{query} fragment F on Order {{ {lines} }}");
+        assert_eq!(resolutions(&query), 1 + 30 * (1 + 100 * (1 + 250 * 900)));
+    }
+
+    const SPREAD_OF_A_TYPE: &str = "kind name ofType { kind name ofType { kind name ofType { kind name ofType { kind name ofType \
+        { kind name ofType { kind name ofType { kind name ofType { kind name ofType { kind name } } } } } } } } }";
+
+    /// What GraphiQL asks first, as graphql-js writes it.
+    fn introspection() -> String {
+        let type_reference = SPREAD_OF_A_TYPE.replace('\\', "");
+        format!(
+            "query IntrospectionQuery {{ __schema {{ description queryType {{ name kind }} mutationType {{ name kind }} \
+             subscriptionType {{ name kind }} types {{ ...FullType }} directives {{ name description isRepeatable locations \
+             args(includeDeprecated: true) {{ ...InputValue }} }} }} }} \
+             fragment FullType on __Type {{ kind name description specifiedByURL isOneOf fields(includeDeprecated: true) {{ \
+             name description args(includeDeprecated: true) {{ ...InputValue }} type {{ ...TypeRef }} isDeprecated \
+             deprecationReason }} inputFields(includeDeprecated: true) {{ ...InputValue }} interfaces {{ ...TypeRef }} \
+             enumValues(includeDeprecated: true) {{ name description isDeprecated deprecationReason }} possibleTypes {{ \
+             ...TypeRef }} }} \
+             fragment InputValue on __InputValue {{ name description type {{ ...TypeRef }} defaultValue isDeprecated \
+             deprecationReason }} \
+             fragment TypeRef on __Type {{ {type_reference} }}"
+        )
+    }
+
+    /// Counts the fields of an answer.
+    fn fields(answer: &serde_json::Value) -> u64 {
+        match answer {
+            serde_json::Value::Object(fields_of) => fields_of.values().map(|value| 1 + fields(value)).sum(),
+            serde_json::Value::Array(items) => items.iter().map(fields).sum(),
+            _ => 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_look_at_the_schema_is_reckoned_by_what_the_schema_holds() {
+        let schema = crate::graphql::builder().finish();
+        for query in [
+            &introspection(),
+            "{ __schema { types { fields { name } } } }",
+            "{ __schema { types { fields { args { name } } } } }",
+            "{ __schema { types { inputFields { name } interfaces { name } } } }",
+            "{ __schema { types { possibleTypes { name } enumValues { name } } } }",
+            "{ __schema { types { possibleTypes { fields { name } } } } }",
+            "{ __schema { types { fields { type { ofType { fields { name } } } } } } }",
+            "{ __schema { queryType { fields { args { name } } } directives { name args { name } } } }",
+            "{ __type(name: \"Order\") { fields { name } } }",
+        ] {
+            let answer = schema.execute(query).await.into_result().expect("an answer").data;
+            let (actual, reckoned) = (fields(&answer.into_json().expect("JSON")), resolutions(query));
+            assert!(actual <= reckoned, "{actual} > {reckoned}: {query}");
+        }
+        assert!(
+            resolutions(&introspection()) <= u64::from(crate::config::LimitArgs::default().max_resolutions)
+        );
+        let name = "...F ".repeat(31);
+        let query = format!(
+            "{{ __schema {{ types {{ fields {{ type {{ fields {{ {name} }} }} }} }} }} }} fragment F on __Field {{ {} }}",
+            "name ".repeat(90)
+        );
+        assert!(resolutions(&query) > 1_000_000);
     }
 }
