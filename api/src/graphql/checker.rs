@@ -107,6 +107,7 @@ mod tests {
             "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { order { id } } }",
             "subscription ($id: ID!) { orderStatus(id: $id) { sequence } }",
             "{ __schema { types { name } } }",
+            "subscription ($id: ID!) { ...F } fragment F on Subscription { orderStatus(id: $id) { sequence } }",
         ] {
             assert_eq!(check(good).await, [], "{good}");
         }
@@ -122,6 +123,9 @@ mod tests {
             "query A { __typename } query B { nonsense }",
             "query ($id: Nonsense!) { getOrder(id: $id) { id } }",
             "type A { b: Int }",
+            "subscription { orderStatus(id: 1) { sequence } b: orderStatus(id: 2) { sequence } }",
+            "subscription { __typename }",
+            "subscription { ...F } fragment F on Query { __typename }",
             &"{".repeat(90_000),
             &deep,
         ] {

@@ -9,11 +9,14 @@ use async_graphql::{ErrorExtensionValues, Request, ServerError, ServerResult, Va
 
 use sha2::{Digest, Sha256};
 
-use super::limits;
+use super::{limits, subscription_root};
 use crate::config::LimitArgs;
 
 /// `extensions.code` of a query that is not GraphQL.
 pub const PARSE_FAILED: &str = "GRAPHQL_PARSE_FAILED";
+
+/// `extensions.code` of a query that does not fit the schema.
+pub(super) const VALIDATION_FAILED: &str = "GRAPHQL_VALIDATION_FAILED";
 
 /// The most queries remembered. One more makes all of them forgotten, which costs parsing them once.
 const MAX_DOCUMENTS: usize = 500;
@@ -111,7 +114,11 @@ impl Documents {
             error
         })?;
         limits::check(document, &self.limits)?;
-        let document = Arc::new(document.clone());
+        let mut document = document.clone();
+        subscription_root::settle(&mut document)
+            .map_err(|error| refusal(VALIDATION_FAILED, &error.to_string()))?;
+        request.set_parsed_query(document.clone());
+        let document = Arc::new(document);
         if query.len() <= MAX_BYTES {
             self.remember(query, Arc::clone(&document));
         }

@@ -13,7 +13,7 @@ use futures_util::stream::{self, BoxStream};
 use sea_orm::DatabaseConnection;
 use tracing::warn;
 
-use super::documents::Documents;
+use super::documents::{Documents, VALIDATION_FAILED};
 use super::error::UNAVAILABLE;
 use super::limits::prices::Price;
 use super::limits::{self, Prices, prices};
@@ -41,9 +41,6 @@ pub const TIMEOUT: &str = "TIMEOUT";
 
 /// `extensions.code` of a subscription over a transport that has one answer.
 const NEEDS_STREAM: &str = "SUBSCRIPTION_NEEDS_STREAM";
-
-/// `extensions.code` of a query that does not fit the schema.
-const VALIDATION_FAILED: &str = "GRAPHQL_VALIDATION_FAILED";
 
 /// `extensions.code` of an argument that is not as it must be.
 const INVALID_INPUT: &str = "INVALID_INPUT";

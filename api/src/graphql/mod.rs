@@ -35,6 +35,7 @@ mod page;
 mod registered;
 mod saga;
 mod stock;
+mod subscription_root;
 mod viewer;
 
 /// The sequence that a viewer has seen last, as its transport knows it: stands in for `after`.

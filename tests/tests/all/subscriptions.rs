@@ -106,6 +106,85 @@ async fn a_failed_order_ends_its_stream_too() {
     shop.close().await;
 }
 
+/// Subscribes with a query of one's own, and returns the payloads of the updates, or the errors.
+async fn subscribe_as(over: Over, client: &Client, query: &str, id: &str) -> Vec<Value> {
+    let payload = json!({ "query": query, "variables": { "id": id } });
+    let mut payloads = Vec::new();
+    match over {
+        Over::WebSocket => {
+            let mut socket = Socket::connect(client.addr()).await;
+            socket.send(json!({ "id": "1", "type": "subscribe", "payload": payload })).await;
+            loop {
+                let mut message = socket.receive().await.expect("the socket stays open");
+                match message["type"].as_str() {
+                    Some("next") => payloads.push(message["payload"].take()),
+                    Some("error") => return vec![json!({ "errors": message["payload"].take() })],
+                    _ => return payloads,
+                }
+            }
+        }
+        Over::Sse => {
+            let request = client.post().header("accept", "text/event-stream").json(&payload);
+            let answer = within("an answer", request.send()).await.expect("the server answers");
+            let text = within("its end", answer.text()).await.expect("text");
+            let data = text.lines().filter_map(|line| line.strip_prefix("data:"));
+            payloads.extend(data.filter_map(|data| serde_json::from_str::<Value>(data.trim()).ok()));
+            payloads
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_root_field_may_stand_in_a_fragment() {
+    let shop = Shop::open().await;
+    let placed = shop.place(order("told", [("SKU-1", 1)]).settled()).await;
+    for over in BOTH {
+        for query in [
+            "subscription ($id: ID!) { ...F } fragment F on Subscription { orderStatus(id: $id) { sequence } }",
+            "subscription ($id: ID!) { ... on Subscription { ... { orderStatus(id: $id) { ...U } } } } \
+             fragment U on OrderStatusUpdate { sequence }",
+        ] {
+            let updates = subscribe_as(over, &shop, query, placed.id()).await;
+            let seen: Vec<i64> = updates
+                .iter()
+                .filter_map(|update| update["data"]["orderStatus"]["sequence"].as_i64())
+                .collect();
+            assert_eq!(seen, [1, 2, 3, 4, 5, 6], "{over:?} {query}: {updates:?}");
+        }
+    }
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_subscription_with_anything_but_one_root_field_is_refused() {
+    let shop = Shop::open().await;
+    let placed = shop.place(order("told", [("SKU-1", 1)]).settled()).await;
+    for selection in [
+        "a: orderStatus(id: $id) { sequence } b: orderStatus(id: $id) { sequence }",
+        "orderStatus(id: $id) { sequence } ... { orderStatus(id: $id) { status } }",
+        "orderStatus(id: $id) { sequence } __typename",
+        "...Missing",
+    ] {
+        let query = format!("subscription ($id: ID!) {{ {selection} }}");
+        for over in BOTH {
+            let answers = subscribe_as(over, &shop, &query, placed.id()).await;
+            let code = &answers[0]["errors"][0]["extensions"]["code"];
+            assert_eq!(
+                (answers.len(), code),
+                (1, &json!("GRAPHQL_VALIDATION_FAILED")),
+                "{over:?} {query}: {answers:?}"
+            );
+        }
+        let request = shop.post().header("accept", "application/graphql-response+json");
+        let body = json!({ "query": query, "variables": { "id": placed.id() } });
+        let answer = request.json(&body).send().await.expect("an answer");
+        if selection != "...Missing" {
+            assert_eq!(answer.status(), 422, "{query}");
+        }
+    }
+    shop.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_viewers_of_many_orders_each_see_every_event_once() {
     let shop = Shop::open().await;
