@@ -38,6 +38,17 @@ pub(crate) struct Throttle {
     pub(crate) restore_rate: u32,
 }
 
+/// The point that each request of a caller with a budget pays before anybody looks at what it says. It counts toward what the
+/// request costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Deposit {
+    /// What was left then; `None` for a caller without a limit.
+    throttle: Option<Throttle>,
+}
+
+/// Points of a [`Deposit`].
+const DEPOSIT: u32 = 1;
+
 /// A request that there are not enough points for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exhausted {
@@ -58,6 +69,39 @@ impl Budgets {
         let forget_after = Duration::from_secs(2 * u64::from(burst_seconds.get()));
         let buckets = Cache::builder().max_capacity(MAX_BUCKETS).time_to_idle(forget_after).build();
         Self { buckets, burst_seconds }
+    }
+
+    /// Takes a point for a request that nobody has looked at.
+    ///
+    /// # Errors
+    /// There is none; nothing was taken.
+    pub(crate) fn deposit(&self, caller: &Caller) -> Result<Deposit, Exhausted> {
+        self.take(caller, DEPOSIT).map(|throttle| Deposit { throttle })
+    }
+
+    /// Takes what a request costs beyond its deposit; `None` for a caller without a limit.
+    ///
+    /// # Errors
+    /// There are not enough points; nothing more was taken. The wait is one for the whole request, because it leaves a deposit
+    /// again when it is repeated.
+    pub(crate) fn take_rest(
+        &self,
+        caller: &Caller,
+        points: u32,
+        deposit: Deposit,
+    ) -> Result<Option<Throttle>, Exhausted> {
+        let Some(Throttle { restore_rate, .. }) = deposit.throttle else { return Ok(None) };
+        let holds = restore_rate.saturating_mul(self.burst_seconds.get());
+        match points.saturating_sub(DEPOSIT) {
+            _ if points > holds => Err(Exhausted::ForEver { holds }),
+            0 => Ok(deposit.throttle),
+            rest => self.take(caller, rest).map_err(|exhausted| match exhausted {
+                Exhausted::For(wait) => {
+                    Exhausted::For(wait + Duration::from_secs(DEPOSIT.into()) / restore_rate.max(1))
+                }
+                Exhausted::ForEver { .. } => exhausted,
+            }),
+        }
     }
 
     /// Takes points out of the caller's bucket; `None` for a caller without a limit.
@@ -109,6 +153,23 @@ mod tests {
     }
 
     #[test]
+    fn a_deposit_counts_toward_the_price() {
+        let (budgets, one) = (Budgets::new(10), caller(Some(5)));
+        let left = |available| Ok(Some(Throttle { available, restore_rate: 5 }));
+        let deposit = budgets.deposit(&one).expect("fifty points");
+        assert_eq!(budgets.take_rest(&one, 51, deposit), Err(Exhausted::ForEver { holds: 50 }));
+        assert_eq!(budgets.take_rest(&one, 1, deposit), left(49));
+        assert_eq!(budgets.take_rest(&one, 45, deposit), left(5));
+        let deposit = budgets.deposit(&one).expect("five points");
+        let Err(Exhausted::For(wait)) = budgets.take_rest(&one, 10, deposit) else { panic!("four are left") };
+        assert!((1.1..=1.2).contains(&wait.as_secs_f64()), "six points are missing: {wait:?}");
+        for _ in 0..4 {
+            budgets.deposit(&one).expect("a point");
+        }
+        assert!(matches!(budgets.deposit(&one), Err(Exhausted::For(_))));
+    }
+
+    #[test]
     fn a_shopper_takes_nothing_out_of_the_app_that_has_placed_its_order() {
         let (budgets, shop) = (Budgets::new(10), app());
         let app = Caller::app(&shop, Scopes::default(), &[], Some(5), None);
@@ -122,6 +183,9 @@ mod tests {
 
     #[test]
     fn a_caller_without_a_limit_has_no_bucket() {
-        assert_eq!(Budgets::new(10).take(&caller(None), u32::MAX), Ok(None));
+        let budgets = Budgets::new(10);
+        assert_eq!(budgets.take(&caller(None), u32::MAX), Ok(None));
+        let deposit = budgets.deposit(&caller(None)).expect("no limit");
+        assert_eq!(budgets.take_rest(&caller(None), u32::MAX, deposit), Ok(None));
     }
 }

@@ -3,6 +3,7 @@
 //! Queries are parsed, measured and priced here and not in an extension of the library: as soon as it has one, it puts a
 //! detour around the resolver of every field.
 
+use std::any::TypeId;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use super::limits::{self, Prices, prices};
 use super::loaders::Loaders;
 use super::registered::{self, DOCUMENT_NOT_ALLOWED, DOCUMENT_NOT_FOUND, Unsettled};
 use super::{DocumentChecker, Schema, builder, sdl};
-use crate::access::budget::{Budgets, Exhausted, Throttle};
+use crate::access::budget::{Budgets, Deposit, Exhausted, Throttle};
 use crate::access::documents::RegisteredDocuments;
 use crate::access::personal_data::{PersonalData, request_id};
 use crate::access::{Caller, FORBIDDEN};
@@ -107,35 +108,21 @@ impl Executor {
         response
     }
 
-    /// Gives a request that names a registered document its text, and refuses what its app may not execute. Executing does
-    /// so as well; this is for who has to look at the text before.
+    /// Takes a point for the request, gives one that names a registered document its text, and refuses what its app may not
+    /// execute. Executing does so as well, if it was not done; this is for who has to look at the text before.
     ///
     /// # Errors
     /// The answer to a request that is refused. Nothing was parsed.
     pub(crate) async fn settle(&self, caller: &Caller, request: &mut Request) -> Result<(), Box<Response>> {
         let Parts { registered, budgets, .. } = &*self.parts;
-        registered::settle(registered, budgets, caller, request).await.map_err(|unsettled| {
-            Box::new(match unsettled {
-                Unsettled::NotFound => {
-                    let message = "no document of this name is registered for the app; register it with addDocuments \
-                                   or `oms documents allow`";
-                    refusal(DOCUMENT_NOT_FOUND, message.to_owned(), |_| ())
-                }
-                Unsettled::NotAllowed => {
-                    let message = "the app may execute registered documents only, and this is none of them; register it \
-                                   with addDocuments or `oms documents allow`";
-                    refusal(DOCUMENT_NOT_ALLOWED, message.to_owned(), |_| ())
-                }
-                Unsettled::Exhausted(Exhausted::For(wait)) => rate_limited(wait),
-                // A bucket holds more than a look-up costs.
-                Unsettled::Exhausted(Exhausted::ForEver { .. }) => rate_limited(Duration::ZERO),
-                Unsettled::Unavailable(error) => {
-                    warn!(request.id = request_id(request), %error, "cannot look up a registered document");
-                    let message = "the service is busy or its database cannot be reached; try again later";
-                    refusal(UNAVAILABLE, message.to_owned(), |_| ())
-                }
-            })
-        })
+        if deposit_of(request).is_some() {
+            return Ok(());
+        }
+        let deposit = budgets.deposit(caller).map_err(|exhausted| Box::new(out_of_points(exhausted)))?;
+        let settled = registered::settle(registered, budgets, caller, request).await;
+        settled.map_err(|unsettled| Box::new(unsettled_answer(request, unsettled)))?;
+        request.data.insert(deposit);
+        Ok(())
     }
 
     async fn execute_one(&self, caller: Caller, mut request: Request) -> Response {
@@ -248,7 +235,11 @@ impl Executor {
             let requested = u32::try_from(points).unwrap_or(u32::MAX);
             return Err(self.refuse_for(requested, refusal(QUERY_TOO_COSTLY, message, |_| ())));
         };
-        let throttle = parts.budgets.take(caller, points).map_err(|exhausted| match exhausted {
+        let paid = match deposit_of(&request) {
+            Some(deposit) => parts.budgets.take_rest(caller, points, deposit),
+            None => parts.budgets.take(caller, points),
+        };
+        let throttle = paid.map_err(|exhausted| match exhausted {
             Exhausted::For(wait) => self.refuse_for(points, rate_limited(wait)),
             Exhausted::ForEver { holds } => {
                 let message = format!(
@@ -306,6 +297,43 @@ fn refusal(code: &str, message: String, more: impl FnOnce(&mut ErrorExtensionVal
     extensions.set("code", code);
     more(extensions);
     Response::from_errors(vec![error])
+}
+
+/// Makes the answer to a request that is not parsed.
+fn unsettled_answer(request: &Request, unsettled: Unsettled) -> Response {
+    match unsettled {
+        Unsettled::NotFound => {
+            let message = "no document of this name is registered for the app; register it with addDocuments \
+                           or `oms documents allow`";
+            refusal(DOCUMENT_NOT_FOUND, message.to_owned(), |_| ())
+        }
+        Unsettled::NotAllowed => {
+            let message = "the app may execute registered documents only, and this is none of them; register it \
+                           with addDocuments or `oms documents allow`";
+            refusal(DOCUMENT_NOT_ALLOWED, message.to_owned(), |_| ())
+        }
+        Unsettled::Exhausted(exhausted) => out_of_points(exhausted),
+        Unsettled::Unavailable(error) => {
+            warn!(request.id = request_id(request), %error, "cannot look up a registered document");
+            let message = "the service is busy or its database cannot be reached; try again later";
+            refusal(UNAVAILABLE, message.to_owned(), |_| ())
+        }
+    }
+}
+
+/// What the request has paid already, once it is settled.
+fn deposit_of(request: &Request) -> Option<Deposit> {
+    let deposit = request.data.get(&TypeId::of::<Deposit>())?;
+    deposit.downcast_ref::<Deposit>().copied()
+}
+
+/// Makes the answer to a request that there is not a single point for.
+fn out_of_points(exhausted: Exhausted) -> Response {
+    match exhausted {
+        Exhausted::For(wait) => rate_limited(wait),
+        // A bucket holds a point at least.
+        Exhausted::ForEver { .. } => rate_limited(Duration::ZERO),
+    }
 }
 
 /// Makes the answer to a request that the app has no points for until this has passed.

@@ -190,6 +190,57 @@ async fn an_app_that_spends_its_budget_is_told_when_to_come_back_and_others_go_o
 }
 
 #[tokio::test]
+async fn whoever_sends_what_is_refused_uses_up_its_own_budget() {
+    let shop = Shop::open_with(|args| args.access.dev_anonymous = false).await;
+    let db = shop.db.connection();
+    for (number, (query, expected)) in [
+        ("{ __typename", "GRAPHQL_PARSE_FAILED"),
+        ("{ a(x: [[[[", "GRAPHQL_PARSE_FAILED"),
+        ("{ a a a a a a }", "QUERY_TOO_COMPLEX"),
+        ("{ nonsense }", "GRAPHQL_VALIDATION_FAILED"),
+        ("query ($id: ID!) { getOrder(id: $id) { id } }", "VARIABLE_MISSING"),
+        ("{ products(first: 100) { nodes { sku } } }", "QUERY_TOO_COSTLY"),
+        ("subscription { __typename }", "GRAPHQL_VALIDATION_FAILED"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let app = store::create_app(&db, &format!("app {number}"), Some(1)).await.expect("an app");
+        let app = shop.with(&key_of(&db, app.id, &[Scope::OrdersRead], &[]).await.secret);
+        let mut codes = Vec::new();
+        for _ in 0..14 {
+            codes.push(code(&app.send(query, json!({})).await.1).to_owned());
+        }
+        assert_eq!(codes[..10], [expected; 10], "{query}");
+        assert!(codes.iter().any(|code| code == "RATE_LIMITED"), "{query}: {codes:?}");
+        let mut statuses = Vec::new();
+        for _ in 0..3 {
+            statuses.push(app.get_graphql(&[("query", query)]).send().await.expect("an answer").status());
+        }
+        // A point may have flowed back in between.
+        assert!(statuses.contains(&StatusCode::TOO_MANY_REQUESTS), "{query}: {statuses:?}");
+    }
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_request_costs_what_it_costs_however_it_is_sent() {
+    let shop = Shop::open_with(|args| args.access.dev_anonymous = false).await;
+    let db = shop.db.connection();
+    let app = store::create_app(&db, "app", Some(1)).await.expect("an app");
+    let app = shop.with(&key_of(&db, app.id, &[Scope::OrdersRead], &[]).await.secret);
+    let query = "{ products(first: 2) { nodes { sku } } }";
+    let answer = app.send(query, json!({})).await.1;
+    assert_eq!(answer["extensions"]["cost"]["throttle"]["available"], 7, "{answer}");
+    let answer = app.get_graphql(&[("query", query)]).send().await.expect("an answer");
+    let answer: Value = answer.json().await.expect("JSON");
+    assert_eq!(answer["extensions"]["cost"]["requested"], 3, "{answer}");
+    let available = answer["extensions"]["cost"]["throttle"]["available"].as_u64();
+    assert!((4..=6).contains(&available.expect("a number")), "{answer}");
+    shop.close().await;
+}
+
+#[tokio::test]
 async fn a_shopper_is_shown_no_schema() {
     let shop = Shop::open_with(|args| args.access.dev_anonymous = false).await;
     let db = shop.db.connection();
