@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::pin::Pin;
 use std::time::Duration;
 
-use async_graphql::{Response, ServerError};
+use async_graphql::{ErrorExtensionValues, Response, ServerError};
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::http::header::{HOST, ORIGIN};
 use axum::http::{HeaderMap, StatusCode};
@@ -25,7 +25,7 @@ use tracing::debug;
 use super::answer::{Refused, has_no_data};
 use super::parameters::Parameters;
 use crate::access::door::{Credential, Denied, LOOK_AGAIN_AFTER};
-use crate::access::streams::OpenStream;
+use crate::access::streams::{OpenStream, TooManyStreams};
 use crate::access::{Caller, FORBIDDEN};
 use crate::app::App;
 use crate::config::ConnectionArgs;
@@ -33,6 +33,9 @@ use crate::graphql::Executor;
 use crate::graphql::error::RequestId;
 
 const PROTOCOL: &str = "graphql-transport-ws";
+
+/// `extensions.code` of an operation beyond those that a socket may have at a time.
+const TOO_MANY_OPERATIONS: &str = "TOO_MANY_OPERATIONS";
 
 /// The longest id of an operation, in bytes; ids are kept and sent with each message.
 const MAX_ID: usize = 128;
@@ -254,7 +257,10 @@ impl Session {
                 }
                 let caller = identify(app, self.credential.clone()).await.map_err(End::denied)?;
                 let open = app.streams().open(&caller);
-                self.open = Some(open.map_err(|too_many| End::Close(4429, too_many.to_string().into()))?);
+                // Clients of the protocol take 4429 for a mistake of theirs, and do not connect again.
+                let again =
+                    |too_many: TooManyStreams| End::Close(close_code::AGAIN, too_many.to_string().into());
+                self.open = Some(open.map_err(again)?);
                 self.caller = Some(caller);
                 self.send(&ServerMessage::ConnectionAck).await
             }
@@ -283,7 +289,10 @@ impl Session {
         let max = self.limits.max_operations as usize;
         if self.operations.len() >= max {
             let message = format!("a socket must not have more than {max} operations at a time");
-            let errors = [ServerError::new(message, None)];
+            let mut error = ServerError::new(message, None);
+            let extensions = error.extensions.get_or_insert_with(ErrorExtensionValues::default);
+            extensions.set("code", TOO_MANY_OPERATIONS);
+            let errors = [error];
             return self.send(&ServerMessage::Error { id: &id, payload: &errors }).await;
         }
         let answers = self.graphql.execute_stream(caller, request.data(self.request_id.clone()));

@@ -147,6 +147,7 @@ async fn what_a_socket_carries_and_how_long_it_waits_are_settings() {
     }
     let refused = socket.receive().await.expect("the socket stays open");
     assert_eq!((&refused["id"], &refused["type"]), (&json!("2"), &json!("error")), "{refused}");
+    assert_eq!(refused["payload"][0]["extensions"]["code"], "TOO_MANY_OPERATIONS", "{refused}");
     socket.send(json!({ "type": "ping", "payload": { "long": "x".repeat(1_000) } })).await;
     assert_eq!(socket.receive().await, Err(1009));
     shop.close_with_pending_orders().await;
