@@ -7,7 +7,9 @@ use std::any::TypeId;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_graphql::parser::types::{OperationDefinition, OperationType};
+use async_graphql::parser::types::{
+    ExecutableDocument, OperationDefinition, OperationType, Selection, SelectionSet,
+};
 use async_graphql::{ErrorExtensionValues, Request, Response, ServerError, Value, Variables, value};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
@@ -250,7 +252,7 @@ impl Executor {
         })?;
         if !caller.may_introspect() {
             // What the library calls introspection does not include what a federation's gateway asks.
-            if request.query.contains("_service") {
+            if asks_for_service(&document) {
                 return Err(Box::new(refusal(
                     FORBIDDEN,
                     "the schema is shown to apps alone".to_owned(),
@@ -288,6 +290,23 @@ fn missing_variable<'a>(operation: &'a OperationDefinition, variables: &Variable
     let missing = required
         .find(|definition| variables.get(&definition.name.node).is_none_or(|value| *value == Value::Null));
     missing.map(|definition| definition.name.node.as_str())
+}
+
+/// Whether the document asks for the schema as a federation's gateway does.
+fn asks_for_service(document: &ExecutableDocument) -> bool {
+    fn stands_in(selections: &SelectionSet) -> bool {
+        selections.items.iter().any(|selection| match &selection.node {
+            Selection::Field(field) => {
+                field.node.name.node == "_service" || stands_in(&field.node.selection_set.node)
+            }
+            Selection::InlineFragment(fragment) => stands_in(&fragment.node.selection_set.node),
+            // Looked at where it is defined.
+            Selection::FragmentSpread(_) => false,
+        })
+    }
+    let operations = document.operations.iter().map(|(_, operation)| &operation.node.selection_set.node);
+    let fragments = document.fragments.values().map(|fragment| &fragment.node.selection_set.node);
+    operations.chain(fragments).any(stands_in)
 }
 
 /// Makes the answer to a request that is not executed, or not to its end.

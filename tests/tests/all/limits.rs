@@ -247,7 +247,7 @@ async fn a_shopper_is_shown_no_schema() {
     let app = store::create_app(&db, "app", Some(0)).await.expect("an app");
     let app = shop.with(&key_of(&db, app.id, &[Scope::OrdersWrite], &[]).await.secret);
     let place = "mutation { placeOrder(input: { idempotencyKey: \"k\", lines: [{ sku: \"SKU-1\", quantity: 1 }], waitMs: 9000 }) \
-                 { accessToken } }";
+                 { order { id } accessToken } }";
     let placed = app.execute(place, json!({})).await;
     let shopper = shop.with(placed["placeOrder"]["accessToken"].as_str().expect("a token"));
     for query in ["{ __schema { types { name } } }", "{ __type(name: \"Order\") { fields { name } } }"] {
@@ -259,6 +259,17 @@ async fn a_shopper_is_shown_no_schema() {
         let shown = app.execute(query, json!({})).await.to_string();
         assert!(shown.contains("OrderLine") || shown.contains("fulfillmentStatus"), "{shown}");
     }
+    for query in [
+        "{ _service { sdl } }",
+        "{ x: _service { sdl } }",
+        "{ ...F } fragment F on Query { ... { _service { sdl } } }",
+    ] {
+        let (_, answer) = shopper.send(query, json!({})).await;
+        assert_eq!(code(&answer), "FORBIDDEN", "{query}: {answer}");
+    }
+    let id = placed["placeOrder"]["order"]["id"].as_str().expect("an id");
+    let named = format!("{{ id_service: getOrder(id: \"{id}\") {{ _service_id: id }} }} # _service");
+    assert_eq!(shopper.execute(&named, json!({})).await["id_service"]["_service_id"], id);
     let (_, answer) = shopper.send("{ getOrdr(id: \"x\") { id } }", json!({})).await;
     assert!(!answer.to_string().contains("Did you mean"), "{answer}");
     shop.close().await;
