@@ -19,7 +19,7 @@ use tracing::warn;
 use super::documents::{Documents, VALIDATION_FAILED};
 use super::error::UNAVAILABLE;
 use super::limits::prices::Price;
-use super::limits::{self, Prices, prices};
+use super::limits::{Prices, prices};
 use super::loaders::Loaders;
 use super::registered::{self, DOCUMENT_NOT_ALLOWED, DOCUMENT_NOT_FOUND, Unsettled};
 use super::{DocumentChecker, Schema, builder, sdl};
@@ -94,14 +94,6 @@ impl Executor {
         Self { schema: builder().data(services).data(loaders).data(checker).finish(), parts }
     }
 
-    /// Checks a text that is going to be parsed.
-    ///
-    /// # Errors
-    /// It is too long, or nests too deep for the parser; executing it says so.
-    pub(crate) fn check_text(&self, query: &str) -> Result<(), ServerError> {
-        limits::check_text(query, &self.parts.limits).map_err(ServerError::from)
-    }
-
     /// Executes a query or a mutation.
     pub async fn execute(&self, caller: Caller, request: Request) -> Response {
         let may_introspect = caller.may_introspect();
@@ -125,6 +117,23 @@ impl Executor {
         settled.map_err(|unsettled| Box::new(unsettled_answer(request, unsettled)))?;
         request.data.insert(deposit);
         Ok(())
+    }
+
+    /// Parses the request, and fills in the text that it names by its hash. Executing does so as well; this is for who has to
+    /// know what kind of operation it is before.
+    ///
+    /// # Errors
+    /// The answer to a request that cannot be parsed or goes beyond a bound.
+    pub(crate) fn parse(
+        &self,
+        caller: &Caller,
+        request: &mut Request,
+    ) -> Result<Arc<ExecutableDocument>, Box<Response>> {
+        self.parts.documents.prepare(request).map_err(|error| {
+            let mut refused = Response::from_errors(vec![error]);
+            tidy(&mut refused, caller.may_introspect());
+            Box::new(refused)
+        })
     }
 
     async fn execute_one(&self, caller: Caller, mut request: Request) -> Response {

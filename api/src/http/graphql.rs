@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use async_graphql::Request;
 use async_graphql::http::GraphiQLSource;
 use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, OperationType};
-use async_graphql::{Extensions, Request, Variables};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -15,6 +15,7 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, 
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
 use super::accept::{self, Format};
@@ -88,13 +89,15 @@ pub(super) async fn get(
             return Err(Refused::unprocessable(message).into_response());
         }
         let mut request = parameters.into_request().map_err(Refused::from)?.data(request_id);
-        if let Err(refused) = app.graphql().settle(&caller, &mut request).await {
-            // No stream begins.
+        // No stream begins where the request is refused.
+        let refuse = |refused: Box<async_graphql::Response>| {
             let format = if format == Format::EventStream { Format::GraphqlResponse } else { format };
-            return Ok(answer(&refused, format, app.sends_294()));
-        }
-        let is_shallow = |text: &str| app.graphql().check_text(text).is_ok();
-        refuse_changes(&mut request, is_shallow, format == Format::EventStream)?;
+            answer(&refused, format, app.sends_294())
+        };
+        app.graphql().settle(&caller, &mut request).await.map_err(refuse)?;
+        // What is named by a hash has its text by now: what it does is not told by what was sent.
+        let document = app.graphql().parse(&caller, &mut request).map_err(refuse)?;
+        refuse_changes(&document, request.operation_name.as_deref(), format == Format::EventStream)?;
         Ok::<_, Response>(respond_in(format, &app, caller, credential, request, &headers).await)
     };
     answered.await.unwrap_or_else(|refused| refused)
@@ -161,57 +164,52 @@ pub(super) struct GetQuery {
     document_id: Option<String>,
     operation_name: Option<String>,
     variables: Option<String>,
+    extensions: Option<String>,
 }
 
 impl GetQuery {
     fn into_parameters(self) -> Result<Parameters, Refused> {
-        let variables = match self.variables.filter(|variables| !variables.is_empty()) {
-            Some(variables) => serde_json::from_str(&variables)
-                .map_err(|_| Refused::bad_request("variables must be a JSON object"))?,
-            None => Variables::default(),
-        };
         Ok(Parameters {
             query: self.query,
             document_id: self.document_id,
             operation_name: self.operation_name.filter(|name| !name.is_empty()),
-            variables,
-            extensions: Extensions::default(),
+            variables: object_of("variables", self.variables)?,
+            extensions: object_of("extensions", self.extensions)?,
         })
+    }
+}
+
+/// Reads a parameter that is a JSON object; an empty one where it is not given.
+fn object_of<T: DeserializeOwned + Default>(name: &str, text: Option<String>) -> Result<T, Refused> {
+    match text.filter(|text| !text.is_empty()) {
+        Some(text) => serde_json::from_str(&text)
+            .map_err(|_| Refused::bad_request(format!("{name} must be a JSON object"))),
+        None => Ok(T::default()),
     }
 }
 
 /// Refuses what GET must not do. It is for queries only: links are followed by crawlers, and pages of others can make a
 /// browser follow them.
 fn refuse_changes(
-    request: &mut Request,
-    is_shallow: impl Fn(&str) -> bool,
+    document: &ExecutableDocument,
+    operation_name: Option<&str>,
     is_stream: bool,
 ) -> Result<(), Refused> {
-    let name = request.operation_name.clone();
     // A stream changes nothing either.
     let fits =
         |ty: OperationType| ty == OperationType::Query || (is_stream && ty == OperationType::Subscription);
-    // What cannot be parsed is refused by the execution, in its own words; but the parser is recursive, so that what
-    // nests too deep for it goes there unparsed as well.
-    let is_query = match parsed_if(request, is_shallow) {
-        Some(document) => match &document.operations {
-            DocumentOperations::Single(operation) => fits(operation.node.ty),
-            DocumentOperations::Multiple(operations) => operations
-                .iter()
-                .filter(|(operation, _)| name.as_ref().is_none_or(|name| operation.as_str() == name))
-                .all(|(_, operation)| fits(operation.node.ty)),
-        },
-        None => true,
+    let is_query = match &document.operations {
+        DocumentOperations::Single(operation) => fits(operation.node.ty),
+        DocumentOperations::Multiple(operations) => operations
+            .iter()
+            .filter(|(operation, _)| operation_name.is_none_or(|name| operation.as_str() == name))
+            .all(|(_, operation)| fits(operation.node.ty)),
     };
     if is_query {
         return Ok(());
     }
     let message = "only queries may be sent with GET; use POST";
     Err(Refused::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message).allowing("POST"))
-}
-
-fn parsed_if(request: &mut Request, is_shallow: impl Fn(&str) -> bool) -> Option<&ExecutableDocument> {
-    if is_shallow(&request.query) { request.parsed_query().ok() } else { None }
 }
 
 async fn read_request(headers: &HeaderMap, body: Body, max_bytes: usize) -> Result<Request, Refused> {
@@ -282,6 +280,7 @@ fn is_json(value: Option<&HeaderValue>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use async_graphql::parser::parse_query;
     use axum::http::HeaderName;
 
     use super::*;
@@ -329,11 +328,9 @@ mod tests {
     #[test]
     fn get_is_for_queries_only() {
         let status = |query: &str, operation_name: Option<&str>| {
-            let mut request = Request::new(query);
-            request.operation_name = operation_name.map(str::to_owned);
-            refuse_changes(&mut request, |_| true, false)
-                .err()
-                .map_or(StatusCode::OK, |refused| refused.status)
+            let document = parse_query(query).expect("a query");
+            let refused = refuse_changes(&document, operation_name, false).err();
+            refused.map_or(StatusCode::OK, |refused| refused.status)
         };
         let both = "query Q { __typename } mutation M { __typename }";
         assert_eq!(status("{ __typename }", None), StatusCode::OK);

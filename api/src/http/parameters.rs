@@ -36,7 +36,7 @@ pub(super) enum Unclear {
 impl Parameters {
     /// Whether it names no document, in whatever way.
     pub(super) fn is_blank(&self) -> bool {
-        self.query.is_none() && self.document_id.is_none()
+        self.query.is_none() && self.document_id.is_none() && !self.extensions.contains_key("persistedQuery")
     }
 
     /// Makes a request of it.

@@ -355,6 +355,42 @@ async fn a_query_is_known_by_its_hash() {
 }
 
 #[tokio::test]
+async fn a_query_is_known_by_its_hash_over_get_and_a_mutation_is_refused_by_what_it_says() {
+    let shop = Shop::open().await;
+    let census = shop.db.census().await;
+    // Of `{__typename}`, and of `mutation{__typename}`.
+    let hash = "ecf4edb46db40b5132295c0291d62fb65d6759a9eedfa4d5d612dd5ec54a6b38";
+    let of_mutation = "8381739c98af5c2efeb0ad7daa79712b40611c2ba297a5ef17e380ac90fb2154";
+    let named = |hash: &str| json!({ "persistedQuery": { "version": 1, "sha256Hash": hash } }).to_string();
+    let get = async |parameters: &[(&str, &str)]| {
+        let answer = shop.get_graphql(parameters).send().await.expect("an answer");
+        (answer.status().as_u16(), answer.json::<Value>().await.expect("JSON"))
+    };
+    let (_, unknown) = get(&[("extensions", &named(hash))]).await;
+    assert_eq!(code(&unknown), "PERSISTED_QUERY_NOT_FOUND", "{unknown}");
+    let (_, told) = get(&[("query", "{__typename}"), ("extensions", &named(hash))]).await;
+    assert_eq!(told["data"]["__typename"], "Query", "{told}");
+    let (_, known) = get(&[("extensions", &named(hash)), ("variables", "")]).await;
+    assert_eq!(known["data"]["__typename"], "Query", "{known}");
+    let (_, wrong) = get(&[("query", "{ __typename }"), ("extensions", &named(hash))]).await;
+    assert_eq!(code(&wrong), "PERSISTED_QUERY_HASH_MISMATCH", "{wrong}");
+
+    let extensions: Value = serde_json::from_str(&named(of_mutation)).expect("JSON");
+    let body = json!({ "query": "mutation{__typename}", "extensions": extensions });
+    let told: Value = shop.post().json(&body).send().await.expect("an answer").json().await.expect("JSON");
+    assert_eq!(told["data"]["__typename"], "Mutation", "{told}");
+    let (status, refused) = get(&[("extensions", &named(of_mutation))]).await;
+    assert_eq!((status, code(&refused)), (405, "METHOD_NOT_ALLOWED"), "{refused}");
+
+    for bad in ["{", "[]", "1"] {
+        let (status, refused) = get(&[("query", "{__typename}"), ("extensions", bad)]).await;
+        assert_eq!((status, code(&refused)), (400, "BAD_REQUEST"), "{bad}");
+    }
+    assert_eq!(shop.db.census().await, census);
+    shop.close().await;
+}
+
+#[tokio::test]
 async fn spreads_fields_and_the_burst_of_a_budget_are_settings() {
     let shop = Shop::open_with(|args| {
         args.access.dev_anonymous = false;
