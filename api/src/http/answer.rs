@@ -194,6 +194,14 @@ impl IntoResponse for Refused {
     }
 }
 
+/// Names the media type that the client takes; a refusal is the same in each, and is no event of a stream.
+pub(super) fn refusal_in(format: Format, mut refused: Response) -> Response {
+    if format == Format::GraphqlResponse {
+        refused.headers_mut().insert(CONTENT_TYPE, GRAPHQL_RESPONSE);
+    }
+    refused
+}
+
 #[cfg(test)]
 mod tests {
     use async_graphql::{ErrorExtensionValues, PathSegment, value};

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
 use super::accept::{self, Format};
-use super::answer::{Refused, answer};
+use super::answer::{Refused, answer, refusal_in};
 use super::parameters::{Parameters, Unclear};
 use super::{caller, sse, ws};
 use crate::access::Caller;
@@ -51,14 +51,16 @@ pub(super) async fn post(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
+    let format = Format::of(&headers);
+    let of_refusals = of_refusals(&format);
     let answered = async {
-        let format = Format::of(&headers)?;
+        let format = format?;
         let (caller, credential) = caller::identify(&app, &headers).await?;
         let max_bytes = app.settings().connections.max_body_bytes as usize;
         let request = read_request(&headers, body, max_bytes).await?.data(request_id);
         Ok::<_, Response>(respond_in(format, &app, caller, credential, request, &headers).await)
     };
-    answered.await.unwrap_or_else(|refused| refused)
+    answered.await.unwrap_or_else(|refused| refusal_in(of_refusals, refused))
 }
 
 /// Answers `GET /graphql`: a WebSocket, a query, or GraphiQL.
@@ -76,13 +78,15 @@ pub(super) async fn get(
         }
         Err(_) => {}
     }
+    let format = Format::of(&headers);
+    let of_refusals = of_refusals(&format);
     let answered = async {
         let Query(query) = query.map_err(|error| Refused::bad_request(error.body_text()))?;
         let parameters = query.into_parameters()?;
         if parameters.is_blank() && accept::names(&headers, "text", "html") {
             return Ok(graphiql());
         }
-        let format = Format::of(&headers)?;
+        let format = format?;
         let (caller, credential) = caller::identify(&app, &headers).await?;
         if parameters.is_blank() {
             let message = "send a query as JSON with POST, or as ?query= with GET";
@@ -100,7 +104,12 @@ pub(super) async fn get(
         refuse_changes(&document, request.operation_name.as_deref(), format == Format::EventStream)?;
         Ok::<_, Response>(respond_in(format, &app, caller, credential, request, &headers).await)
     };
-    answered.await.unwrap_or_else(|refused| refused)
+    answered.await.unwrap_or_else(|refused| refusal_in(of_refusals, refused))
+}
+
+/// The format that a refusal has: the one that the client takes, plain JSON where it takes none of ours.
+fn of_refusals(format: &Result<Format, Refused>) -> Format {
+    format.as_ref().map_or(Format::Json, |format| *format)
 }
 
 /// Answers every other method.

@@ -141,7 +141,7 @@ async fn whatever_is_sent_is_answered_in_json_with_the_right_status() {
         "[".repeat(500),
         "]".repeat(500)
     );
-    let table: [(&str, &str, String, u16); 27] = [
+    let table: [(&str, &str, String, u16); 33] = [
         (JSON, JSON, query("{ __typename }"), 200),
         (RESPONSE, "application/json; charset=utf-8", query("{ __typename }"), 200),
         (RESPONSE, "APPLICATION/JSON", query("query Q { __typename }"), 200),
@@ -162,6 +162,12 @@ async fn whatever_is_sent_is_answered_in_json_with_the_right_status() {
         (JSON, JSON, json!({ "query": "" }).to_string(), 422),
         (JSON, JSON, json!({ "query": "{ __typename }", "variables": [] }).to_string(), 422),
         (JSON, JSON, json!({ "query": "{ __typename }", "operationName": 1 }).to_string(), 422),
+        (RESPONSE, "text/plain", query("{ __typename }"), 415),
+        (RESPONSE, JSON, String::new(), 400),
+        (RESPONSE, JSON, "{}".to_owned(), 422),
+        (RESPONSE, JSON, "[]".to_owned(), 422),
+        (RESPONSE, JSON, " ".repeat(200_000), 413),
+        ("application/json;q=0.5, application/graphql-response+json", JSON, "{}".to_owned(), 422),
         (RESPONSE, JSON, query("{ __typename"), 400),
         (RESPONSE, JSON, query("{ nonsense }"), 422),
         (RESPONSE, JSON, query("query ($id: ID!) { getOrder(id: $id) { id } }"), 422),
@@ -174,8 +180,12 @@ async fn whatever_is_sent_is_answered_in_json_with_the_right_status() {
         let sent = shop.post().header(ACCEPT, accept).header(CONTENT_TYPE, content_type).body(body.clone());
         let answer = sent.send().await.expect("an answer");
         assert_eq!(answer.status().as_u16(), status, "{accept} {content_type} {body:.60}");
-        let answered_in = answer.headers()[CONTENT_TYPE].to_str().expect("text").to_owned();
-        assert!(answered_in.contains("json"), "{answered_in}");
+        let expected = if accept.ends_with(RESPONSE) {
+            "application/graphql-response+json; charset=utf-8"
+        } else {
+            JSON
+        };
+        assert_eq!(answer.headers()[CONTENT_TYPE], expected, "{accept} {content_type} {body:.60}");
         let answer = answer.json::<Value>().await.expect("JSON");
         let errors = answer["errors"].as_array();
         assert!(
@@ -183,6 +193,14 @@ async fn whatever_is_sent_is_answered_in_json_with_the_right_status() {
             "{answer}"
         );
         assert!(answer.get("data").is_some() || errors.is_some(), "{answer}");
+    }
+    for (parameters, status) in
+        [(&[][..], 422), (&[("query", PLACE_BY_GET)], 405), (&[("query", "{a}"), ("variables", "{")], 400)]
+    {
+        let answer = shop.get_graphql(parameters).header(ACCEPT, RESPONSE).send().await.expect("an answer");
+        assert_eq!(answer.status().as_u16(), status, "{parameters:?}");
+        let expected = "application/graphql-response+json; charset=utf-8";
+        assert_eq!(answer.headers()[CONTENT_TYPE], expected, "{parameters:?}");
     }
     assert_eq!(shop.db.census().await, census);
     shop.close().await;
