@@ -20,6 +20,7 @@ mod order_input;
 pub mod own_postgres;
 mod process;
 pub mod runner_under_test;
+pub mod schema_walk;
 mod server;
 mod shop;
 mod sse;
