@@ -50,7 +50,7 @@ VALUES (1, decode(replace(gen_random_uuid()::text || gen_random_uuid()::text, '-
 -- Orders whose access tokens were taken back.
 CREATE TABLE order_token_revocations (
     order_id   uuid PRIMARY KEY,
-    revoked_at timestamptz NOT NULL DEFAULT now()  -- tokens made up to then are no good
+    revoked_at timestamptz NOT NULL DEFAULT now()  -- since when none opens it
 );
 "#;
 

@@ -419,25 +419,21 @@ pub async fn signing_secret(db: &impl ConnectionTrait) -> Result<Vec<u8>, DbErr>
     row.ok_or_else(|| DbErr::RecordNotFound("the signing key".to_owned()))?.try_get("", "secret")
 }
 
-/// Returns the app of an order whose access token was made at this time, if the token is not taken back.
+/// Returns the app of an order, if the order's access token is not taken back. When that was does not matter: an order has
+/// one token, made when it is placed, and the clock that its maker went by may be ahead of the database's.
 ///
 /// # Errors
 /// Any error of the database.
-pub async fn app_of_order_token(
-    db: &impl ConnectionTrait,
-    order_id: Uuid,
-    made_at: DateTime<Utc>,
-) -> Result<Option<App>, DbErr> {
+pub async fn app_of_order_token(db: &impl ConnectionTrait, order_id: Uuid) -> Result<Option<App>, DbErr> {
     let sql = format!(
         "SELECT {APP_COLUMNS} FROM orders JOIN apps ON apps.id = orders.app_id
-         WHERE orders.id = $1 AND NOT EXISTS (
-             SELECT FROM order_token_revocations WHERE order_id = $1 AND revoked_at >= $2)"
+         WHERE orders.id = $1 AND NOT EXISTS (SELECT FROM order_token_revocations WHERE order_id = $1)"
     );
-    App::find_by_statement(statement(&sql, [order_id.into(), made_at.into()])).one(db).await
+    App::find_by_statement(statement(&sql, [order_id.into()])).one(db).await
 }
 
-/// Takes back every access token of these apps' order (of any app's with `None`) that was made until now. Returns whether
-/// there is such an order.
+/// Takes back the access token of these apps' order (of any app's with `None`), for good. Returns whether there is such an
+/// order.
 ///
 /// # Errors
 /// Any error of the database.
@@ -450,7 +446,7 @@ pub async fn revoke_order_tokens(
         .execute_raw(statement(
             "INSERT INTO order_token_revocations (order_id)
              SELECT id FROM orders WHERE id = $1 AND ($2::uuid[] IS NULL OR app_id = ANY ($2))
-             ON CONFLICT (order_id) DO UPDATE SET revoked_at = now()",
+             ON CONFLICT (order_id) DO UPDATE SET revoked_at = order_token_revocations.revoked_at",
             [order_id.into(), app_ids.into()],
         ))
         .await?;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use domain::app::Scope;
-use oms_tests::{AppWithKey, Shop, Socket, app_with_key, key_of, oms_command, order, within};
+use oms_tests::{AppWithKey, Shop, Socket, app_with_key, key_of, oms_command, order, uuid_of, within};
 use reqwest::StatusCode;
 use reqwest::header::WWW_AUTHENTICATE;
 use serde_json::{Value, json};
@@ -261,6 +261,29 @@ async fn an_order_token_opens_one_order_to_a_shopper_and_nothing_else() {
     let revoked = shop.with(&a.secret).execute(revoke, json!({ "id": placed["order"]["id"] })).await;
     assert_eq!(revoked["revokeOrderAccessTokens"]["revoked"], true);
     assert_eq!(shopper.send("{ __typename }", json!({})).await.0, StatusCode::UNAUTHORIZED);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_token_that_was_made_by_a_fast_clock_is_taken_back_as_well() {
+    let shop = closed_shop().await;
+    let a = key(&shop, "a", &[Scope::OrdersWrite]).await;
+    let place =
+        "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { order { id } accessToken } }";
+    let mut tokens = Vec::new();
+    for name in ["kept", "revoked"] {
+        let input = order(name, [("SKU-1", 1)]).settled().into_value();
+        let placed =
+            shop.with(&a.secret).execute(place, json!({ "input": input })).await["placeOrder"].take();
+        tokens.push((placed["accessToken"].clone(), uuid_of(placed["order"]["id"].as_str().expect("an id"))));
+    }
+    // By the database's clock the token is made an hour after it is taken back.
+    let revoke = "INSERT INTO order_token_revocations (order_id, revoked_at)";
+    shop.db.execute(&format!("{revoke} VALUES ('{}', now() - interval '1 hour')", tokens[1].1)).await;
+    for ((token, _), status) in tokens.iter().zip([StatusCode::OK, StatusCode::UNAUTHORIZED]) {
+        let shopper = shop.with(token.as_str().expect("a token"));
+        assert_eq!(shopper.send("{ __typename }", json!({})).await.0, status);
+    }
     shop.close().await;
 }
 

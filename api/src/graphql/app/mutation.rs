@@ -165,8 +165,8 @@ impl AppMutation {
         })
     }
 
-    /// Takes back every access token of an order that was made until now: for a link that got into the wrong
-    /// hands. It must be an order of the app's own; with apps:manage, of any.
+    /// Takes back the access token of an order for good: for a link that got into the wrong hands. The order gets no
+    /// other. It must be an order of the app's own; with apps:manage, of any.
     #[graphql(guard = "Needs([Scope::OrdersWrite])")]
     async fn revoke_order_access_tokens(
         &self,
