@@ -3,7 +3,6 @@
 //! and again costs no statement.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use domain::app::document::DocumentId;
@@ -15,6 +14,7 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::door::REMEMBER_FOR;
+use super::remembered::{Generation, Remembered};
 
 /// Bytes of memory for what is remembered.
 const MAX_BYTES: u64 = 32 * 1024 * 1024;
@@ -38,27 +38,25 @@ pub(crate) struct RegisteredDocuments(Arc<Parts>);
 #[derive(Debug)]
 struct Parts {
     db: DatabaseConnection,
-    remembered: Cache<(Uuid, DocumentId), Found>,
+    remembered: Remembered<(Uuid, DocumentId), Found>,
     turns: Semaphore,
-    /// Counts what was changed.
-    generation: AtomicU64,
 }
 
 impl RegisteredDocuments {
     /// Reads them from this database.
     pub(crate) fn of(db: DatabaseConnection) -> Self {
-        let bytes_of = |_: &(Uuid, DocumentId), found: &Found| {
+        let bytes_of = |_: &(Generation, (Uuid, DocumentId)), found: &Found| {
             let bytes = found.as_ref().map_or(0, |text| text.len()) + BYTES_OF_ENTRY;
             u32::try_from(bytes).unwrap_or(u32::MAX)
         };
         let remembered =
             Cache::builder().max_capacity(MAX_BYTES).weigher(bytes_of).time_to_live(REMEMBER_FOR).build();
-        Self(Arc::new(Parts { db, remembered, turns: Semaphore::new(TURNS), generation: AtomicU64::new(0) }))
+        Self(Arc::new(Parts { db, remembered: Remembered::new(remembered), turns: Semaphore::new(TURNS) }))
     }
 
     /// What is remembered of this name; `None` where nobody has asked for it lately.
     pub(crate) fn recall(&self, app_id: AppId, id: DocumentId) -> Option<Found> {
-        self.0.remembered.get(&(app_id.uuid(), id))
+        self.0.remembered.get((app_id.uuid(), id))
     }
 
     /// Looks for the app's document of this name, and remembers what came of it.
@@ -72,18 +70,14 @@ impl RegisteredDocuments {
         if let Some(found) = self.recall(app_id, id) {
             return Ok(found);
         }
-        let generation = self.0.generation.load(Ordering::Acquire);
+        let generation = self.0.remembered.generation();
         let found: Found = store::find_document(&self.0.db, app_id.uuid(), id).await?.map(Arc::from);
-        // What was read before a change is not worth remembering.
-        if self.0.generation.load(Ordering::Acquire) == generation {
-            self.0.remembered.insert((app_id.uuid(), id), found.clone());
-        }
+        self.0.remembered.insert(generation, (app_id.uuid(), id), found.clone());
         Ok(found)
     }
 
     /// Forgets what is remembered: something was changed.
     pub(super) fn forget(&self) {
-        self.0.generation.fetch_add(1, Ordering::AcqRel);
-        self.0.remembered.invalidate_all();
+        self.0.remembered.forget();
     }
 }

@@ -7,7 +7,6 @@
 //! door that much longer on other processes, and open subscriptions [look again](Door::identify) as often.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +28,7 @@ use super::Caller;
 use super::documents::RegisteredDocuments;
 use super::jwt::{TokenRefused, TokenVerifier};
 use super::order_token::{OrderTokens, is_order_token};
+use super::remembered::Remembered;
 use crate::config::AccessArgs;
 
 /// How long the door remembers who a credential stands for. With the interval at which open subscriptions look again it
@@ -154,14 +154,12 @@ struct Parts {
     documents: RegisteredDocuments,
     provider: Option<TokenVerifier>,
     /// By SHA-256 of the credential, so that no secret lies about in memory.
-    remembered: Cache<[u8; 32], Answer>,
+    remembered: Remembered<[u8; 32], Answer>,
     used: Mutex<HashSet<Uuid>>,
     /// Credentials that were good within the last hour, so that whoever tries keys at random stands in nobody's way.
     known: Cache<[u8; 32], ()>,
     turns_of_known: Semaphore,
     turns_of_strangers: Semaphore,
-    /// Counts what was taken away.
-    generation: AtomicU64,
 }
 
 /// What the door has found out about a credential.
@@ -198,12 +196,11 @@ impl Door {
             settings,
             order_tokens,
             provider,
-            remembered,
+            remembered: Remembered::new(remembered),
             used: Mutex::default(),
             known: Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(KNOWN_FOR).build(),
             turns_of_known: Semaphore::new(TURNS_OF_KNOWN),
             turns_of_strangers: Semaphore::new(TURNS_OF_STRANGERS),
-            generation: AtomicU64::new(0),
         };
         let door = Self(Arc::new(parts));
         let notes = door.clone().note_use_forever();
@@ -224,7 +221,7 @@ impl Door {
         };
         let digest: [u8; 32] = Sha256::digest(text).into();
         let is_over = |answer: &Answer| answer.ends_at.is_some_and(|ends_at| ends_at <= Utc::now());
-        let answer = match self.0.remembered.get(&digest).filter(|answer| !is_over(answer)) {
+        let answer = match self.0.remembered.get(digest).filter(|answer| !is_over(answer)) {
             Some(answer) => answer,
             None => self.find_out(text, digest).await?,
         };
@@ -245,16 +242,14 @@ impl Door {
         let _turn = turn.map_err(|_| Denied::Unavailable)?;
         // Somebody with the same credential may have found out meanwhile.
         let is_over = |answer: &Answer| answer.ends_at.is_some_and(|ends_at| ends_at <= Utc::now());
-        if let Some(answer) = remembered.get(&digest).filter(|answer| !is_over(answer)) {
+        if let Some(answer) = remembered.get(digest).filter(|answer| !is_over(answer)) {
             return Ok(answer);
         }
-        let generation = self.0.generation.load(Ordering::Acquire);
+        let generation = remembered.generation();
         let answer = self.look_up(text).await.unwrap_or_else(Answer::from);
-        // That nobody could tell is not worth remembering, nor what was read before a credential was taken away.
-        if answer.caller.as_ref().err() != Some(&Denied::Unavailable)
-            && self.0.generation.load(Ordering::Acquire) == generation
-        {
-            remembered.insert(digest, answer.clone());
+        // That nobody could tell is not worth remembering.
+        if answer.caller.as_ref().err() != Some(&Denied::Unavailable) {
+            remembered.insert(generation, digest, answer.clone());
         }
         if answer.caller.is_ok() {
             known.insert(digest, ());
@@ -279,8 +274,7 @@ impl Door {
 
     /// Forgets whom it remembers, and which documents: something about an app has changed, or was taken away.
     pub(crate) fn forget(&self) {
-        self.0.generation.fetch_add(1, Ordering::AcqRel);
-        self.0.remembered.invalidate_all();
+        self.0.remembered.forget();
         self.0.documents.forget();
     }
 

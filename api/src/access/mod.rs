@@ -14,6 +14,7 @@ pub mod jwt;
 mod order_token;
 pub(crate) mod personal_data;
 mod provider;
+mod remembered;
 pub(crate) mod streams;
 
 use std::sync::Arc;
