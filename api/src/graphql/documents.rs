@@ -1,13 +1,19 @@
 //! Parses queries, and remembers the last that it has parsed: a program sends the same few again and again, only with
 //! other variables, and parsing is the most expensive part of answering them.
+//!
+//! What is parsed is shared by all apps: a parsed query says nothing about any of them. A text that a client names by its
+//! hash is found by the apps that have sent it, and by no other. Whoever sends many that are never sent again puts out
+//! nobody's that are.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::any::TypeId;
+use std::sync::Arc;
 
 use async_graphql::parser::types::ExecutableDocument;
 use async_graphql::{ErrorExtensionValues, Request, ServerError, ServerResult, Value};
-
-use sha2::{Digest, Sha256};
+use domain::app::document::DocumentId;
+use domain::id::AppId;
+use moka::sync::Cache;
+use uuid::Uuid;
 
 use super::{limits, subscription_root};
 use crate::config::LimitArgs;
@@ -18,11 +24,23 @@ pub const PARSE_FAILED: &str = "GRAPHQL_PARSE_FAILED";
 /// `extensions.code` of a query that does not fit the schema.
 pub(super) const VALIDATION_FAILED: &str = "GRAPHQL_VALIDATION_FAILED";
 
-/// The most queries remembered. One more makes all of them forgotten, which costs parsing them once.
-const MAX_DOCUMENTS: usize = 500;
+/// Bytes of memory for parsed queries.
+const MAX_PARSED_BYTES: u64 = 32 * 1024 * 1024;
 
-/// The longest query remembered, in bytes; with the number above a bound on the memory, some ten times its size.
+/// Bytes of memory for texts that are found by their hashes.
+const MAX_TEXT_BYTES: u64 = 8 * 1024 * 1024;
+
+/// The longest query remembered, in bytes.
 const MAX_BYTES: usize = 4_000;
+
+/// What a parsed query takes for each byte of its text, the text included.
+const PARSED_BYTES_PER_BYTE: usize = 11;
+
+/// Bytes that remembering takes beyond what is remembered.
+const BYTES_OF_ENTRY: usize = 200;
+
+/// Where a request has the hash of its query.
+const PERSISTED_QUERY: &str = "persistedQuery";
 
 /// `extensions.code` of a hash whose text is not known: send both.
 const NOT_FOUND: &str = "PERSISTED_QUERY_NOT_FOUND";
@@ -39,19 +57,38 @@ fn refusal(code: &str, message: &str) -> ServerError {
     error
 }
 
+/// The app on whose behalf a query is sent with its hash, or by it alone: among the data of the request.
+#[derive(Debug, Clone, Copy)]
+struct Sender(AppId);
+
+/// Notes whose request this is, if it has the hash of its query.
+pub(super) fn note_sender(request: &mut Request, app_id: AppId) {
+    if request.extensions.contains_key(PERSISTED_QUERY) {
+        request.data.insert(Sender(app_id));
+    }
+}
+
 /// Queries that were parsed and found to be within the [limits].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Documents {
     limits: LimitArgs,
-    known: Mutex<HashMap<String, Arc<ExecutableDocument>>>,
-    /// Texts by their SHA-256, for clients that send only that.
-    by_hash: Mutex<HashMap<String, String>>,
+    parsed: Cache<String, Arc<ExecutableDocument>>,
+    /// Texts by the apps that have sent them and by their hashes, for clients that send only that.
+    by_hash: Cache<(Uuid, DocumentId), Arc<str>>,
 }
 
 impl Documents {
     /// Holds queries to these limits.
     pub(super) fn new(limits: LimitArgs) -> Self {
-        Self { limits, known: Mutex::default(), by_hash: Mutex::default() }
+        let weigh = |bytes: usize| u32::try_from(bytes + BYTES_OF_ENTRY).unwrap_or(u32::MAX);
+        let of_parsed =
+            move |query: &String, _: &Arc<ExecutableDocument>| weigh(query.len() * PARSED_BYTES_PER_BYTE);
+        let of_text = move |_: &(Uuid, DocumentId), text: &Arc<str>| weigh(text.len());
+        Self {
+            limits,
+            parsed: Cache::builder().max_capacity(MAX_PARSED_BYTES).weigher(of_parsed).build(),
+            by_hash: Cache::builder().max_capacity(MAX_TEXT_BYTES).weigher(of_text).build(),
+        }
     }
 
     /// Gives the request its parsed query, and returns it.
@@ -59,24 +96,21 @@ impl Documents {
     /// # Errors
     /// The query cannot be parsed, or goes beyond a bound.
     pub(super) fn prepare(&self, request: &mut Request) -> ServerResult<Arc<ExecutableDocument>> {
-        let hash = self.fill_in(request)?;
+        let name = self.fill_in(request)?;
         let document = self.parse(request)?;
-        if let Some(hash) = hash
+        if let Some(name) = name
             && request.query.len() <= MAX_BYTES
         {
-            let mut by_hash = self.by_hash.lock().unwrap_or_else(PoisonError::into_inner);
-            if by_hash.len() >= MAX_DOCUMENTS {
-                by_hash.clear();
-            }
-            by_hash.insert(hash, request.query.clone());
+            self.by_hash.insert(name, request.query.as_str().into());
         }
         Ok(document)
     }
 
     /// Fills in the text of a query that the client names by its hash alone (automatic persisted queries, as Apollo's
-    /// clients send them). Returns the hash that comes with a text, to be remembered once the text is found to be good.
-    fn fill_in(&self, request: &mut Request) -> ServerResult<Option<String>> {
-        let Some(named) = request.extensions.get("persistedQuery") else { return Ok(None) };
+    /// clients send them). Returns the name of a text that comes with its hash, to be remembered once the text is found to
+    /// be good.
+    fn fill_in(&self, request: &mut Request) -> ServerResult<Option<(Uuid, DocumentId)>> {
+        let Some(named) = request.extensions.get(PERSISTED_QUERY) else { return Ok(None) };
         let hash = match named {
             Value::Object(named) => match (named.get("version"), named.get("sha256Hash")) {
                 (Some(Value::Number(version)), Some(Value::String(hash))) if version.as_u64() == Some(1) => {
@@ -86,24 +120,23 @@ impl Documents {
             },
             _ => return Err(refusal(NOT_SUPPORTED, "PersistedQueryNotSupported")),
         };
+        let id = DocumentId::from_digits(&hash).ok();
+        let name = id.and_then(|id| Some((sender(request)?.uuid(), id)));
         if request.query.is_empty() {
-            let by_hash = self.by_hash.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = by_hash.get(&hash).cloned();
+            let known = name.and_then(|name| self.by_hash.get(&name));
             // The words that the clients look for; they send the text then.
-            request.query = known.ok_or_else(|| refusal(NOT_FOUND, "PersistedQueryNotFound"))?;
+            let known = known.ok_or_else(|| refusal(NOT_FOUND, "PersistedQueryNotFound"))?;
+            request.query = known.as_ref().to_owned();
             return Ok(None);
         }
-        let actual: String =
-            Sha256::digest(&request.query).iter().map(|byte| format!("{byte:02x}")).collect();
-        match actual == hash {
-            true => Ok(Some(hash)),
+        match id == Some(DocumentId::of(&request.query)) {
+            true => Ok(name),
             false => Err(refusal(HASH_MISMATCH, "sha256Hash is not the hash of the query")),
         }
     }
 
     fn parse(&self, request: &mut Request) -> ServerResult<Arc<ExecutableDocument>> {
-        let known = self.lock().get(&request.query).cloned();
-        if let Some(document) = known {
+        if let Some(document) = self.parsed.get(request.query.as_str()) {
             request.set_parsed_query(ExecutableDocument::clone(&document));
             return Ok(document);
         }
@@ -120,73 +153,108 @@ impl Documents {
         request.set_parsed_query(document.clone());
         let document = Arc::new(document);
         if query.len() <= MAX_BYTES {
-            self.remember(query, Arc::clone(&document));
+            self.parsed.insert(query, Arc::clone(&document));
         }
         Ok(document)
     }
+}
 
-    fn remember(&self, query: String, document: Arc<ExecutableDocument>) {
-        let mut documents = self.lock();
-        if documents.len() >= MAX_DOCUMENTS {
-            documents.clear();
-        }
-        documents.insert(query, document);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<ExecutableDocument>>> {
-        // Held for a look or an insertion; a poisoned one still holds whole documents.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn sender(request: &Request) -> Option<AppId> {
+    let sender = request.data.get(&TypeId::of::<Sender>());
+    sender.and_then(|sender| sender.downcast_ref::<Sender>()).map(|Sender(app_id)| *app_id)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Of `{__typename}`.
+    const HASH: &str = "ecf4edb46db40b5132295c0291d62fb65d6759a9eedfa4d5d612dd5ec54a6b38";
+
+    fn documents() -> Documents {
+        Documents::new(LimitArgs::default())
+    }
+
     #[test]
     fn a_query_is_parsed_once_and_a_bad_one_is_never_remembered() {
-        let documents = Documents::default();
+        let documents = documents();
         for _ in 0..2 {
             let mut request = Request::new("{ __typename }");
             documents.prepare(&mut request).expect("a good query");
             assert!(request.parsed_query().is_ok());
             assert!(documents.prepare(&mut Request::new("{ __typename")).is_err());
         }
-        assert_eq!(documents.lock().len(), 1);
+        documents.parsed.run_pending_tasks();
+        assert_eq!(documents.parsed.entry_count(), 1);
     }
 
-    fn by_hash(query: &str, hash: &str) -> Request {
+    fn app(n: u128) -> AppId {
+        AppId::from_uuid(Uuid::from_u128(n))
+    }
+
+    fn by_hash(query: &str, sender: AppId) -> Request {
         let mut request = Request::new(query);
-        let named = async_graphql::value!({ "version": 1, "sha256Hash": hash });
-        request.extensions.insert("persistedQuery".to_owned(), named);
+        let named = async_graphql::value!({ "version": 1, "sha256Hash": HASH });
+        request.extensions.insert(PERSISTED_QUERY.to_owned(), named);
+        note_sender(&mut request, sender);
         request
+    }
+
+    fn code(result: ServerResult<Arc<ExecutableDocument>>) -> Option<Value> {
+        result.err().and_then(|error| error.extensions?.get("code").cloned())
     }
 
     #[test]
     fn a_query_is_known_by_its_hash_once_it_was_sent_with_it() {
-        let documents = Documents::default();
-        let hash = "ecf4edb46db40b5132295c0291d62fb65d6759a9eedfa4d5d612dd5ec54a6b38";
-        let code = |result: ServerResult<Arc<ExecutableDocument>>| {
-            result.err().and_then(|error| error.extensions?.get("code").cloned())
-        };
-        assert_eq!(code(documents.prepare(&mut by_hash("", hash))), Some(Value::from(NOT_FOUND)));
-        let other = by_hash("{ other: __typename }", hash);
+        let documents = documents();
+        assert_eq!(code(documents.prepare(&mut by_hash("", app(1)))), Some(Value::from(NOT_FOUND)));
+        let other = by_hash("{ other: __typename }", app(1));
         assert_eq!(code(documents.prepare(&mut { other })), Some(Value::from(HASH_MISMATCH)));
-        assert_eq!(code(documents.prepare(&mut by_hash("{__typename}", hash))), None);
-        let mut known = by_hash("", hash);
+        assert_eq!(code(documents.prepare(&mut by_hash("{__typename}", app(1)))), None);
+        let mut known = by_hash("", app(1));
         assert_eq!(code(documents.prepare(&mut known)), None);
         assert_eq!(known.query, "{__typename}");
     }
 
     #[test]
+    fn what_an_app_has_sent_is_known_by_its_hash_to_that_app_alone() {
+        let documents = documents();
+        assert_eq!(code(documents.prepare(&mut by_hash("{__typename}", app(1)))), None);
+        let mut of_another = by_hash("", app(2));
+        assert_eq!(code(documents.prepare(&mut of_another)), Some(Value::from(NOT_FOUND)));
+        assert_eq!(of_another.query, "");
+        assert_eq!(code(documents.prepare(&mut by_hash("", app(1)))), None);
+    }
+
+    /// A query of nearly 4,000 bytes.
+    fn long(n: usize) -> String {
+        format!("{{ a{n}: __typename {} }}", " ".repeat(3_970))
+    }
+
+    #[test]
     fn memory_is_bounded() {
-        let documents = Documents::default();
-        let long = format!("{{ __typename {} }}", " ".repeat(MAX_BYTES));
-        documents.prepare(&mut Request::new(long)).expect("a good query");
-        assert_eq!(documents.lock().len(), 0);
-        for n in 0..MAX_DOCUMENTS + 2 {
-            documents.prepare(&mut Request::new(format!("{{ a{n}: __typename }}"))).expect("a good query");
+        let documents = documents();
+        let too_long = format!("{{ __typename {} }}", " ".repeat(MAX_BYTES));
+        documents.prepare(&mut Request::new(too_long)).expect("a good query");
+        documents.parsed.run_pending_tasks();
+        assert_eq!(documents.parsed.entry_count(), 0);
+        for n in 0..1_000 {
+            documents.prepare(&mut Request::new(long(n))).expect("a good query");
         }
-        assert_eq!(documents.lock().len(), 2);
+        documents.parsed.run_pending_tasks();
+        assert!(documents.parsed.weighted_size() <= MAX_PARSED_BYTES);
+        assert!(documents.parsed.entry_count() > 500, "{}", documents.parsed.entry_count());
+    }
+
+    #[test]
+    fn queries_that_are_sent_once_put_out_none_that_is_sent_again_and_again() {
+        let documents = documents();
+        let (used, mut kept) = ("{ used: __typename }", 0);
+        for n in 0..2_000 {
+            kept += usize::from(documents.parsed.contains_key(used));
+            documents.prepare(&mut Request::new(used)).expect("a good query");
+            documents.prepare(&mut Request::new(long(n))).expect("a good query");
+        }
+        assert_eq!(kept, 1_999);
     }
 }

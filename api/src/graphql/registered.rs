@@ -7,6 +7,7 @@ use async_graphql::{Request, Value};
 use domain::app::document::DocumentId;
 use sea_orm::DbErr;
 
+use super::documents;
 use crate::access::Caller;
 use crate::access::budget::{Budgets, Exhausted};
 use crate::access::documents::{Found, RegisteredDocuments};
@@ -37,22 +38,24 @@ pub(super) enum Unsettled {
     Unavailable(DbErr),
 }
 
-/// Gives a request that names a document its text, and lets through what its app may execute.
+/// Gives a request that names a document its text, and lets through what its app may execute. Notes whose request it is,
+/// for what is found by its hash alone.
 ///
 /// # Errors
 /// [`Unsettled`].
 pub(super) async fn settle(
-    documents: &RegisteredDocuments,
+    registered: &RegisteredDocuments,
     budgets: &Budgets,
     caller: &Caller,
     request: &mut Request,
 ) -> Result<(), Unsettled> {
+    documents::note_sender(request, caller.app_id());
     let (id, otherwise) = match named(request) {
         Some(id) => (id, Unsettled::NotFound),
         None if !caller.only_registered_documents() => return Ok(()),
         None => (sent(request).ok_or(Unsettled::NotAllowed)?, Unsettled::NotAllowed),
     };
-    let text = find(documents, budgets, caller, id).await?.ok_or(otherwise)?;
+    let text = find(registered, budgets, caller, id).await?.ok_or(otherwise)?;
     // Text that was sent is the text of this hash already; a hash that was sent without its text gets it here, and never
     // out of what others have sent.
     request.query = text.as_ref().to_owned();

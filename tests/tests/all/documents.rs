@@ -190,6 +190,15 @@ async fn the_document_of_another_app_is_a_document_of_nobody() {
         // The second time, when it is remembered, as well.
         assert_eq!(unseen, whole(&other, accept, &id_of(VIEWER)).await);
     }
+    // Nor is a text that the app has sent with its hash.
+    let by_hash = |text: &str| json!({ "persistedQuery": { "version": 1, "sha256Hash": &id_of(text)[7..] } });
+    let sent = json(&scene.app, json!({ "query": VIEWER, "extensions": by_hash(VIEWER) })).await;
+    assert_eq!(sent["data"]["viewer"]["app"]["name"], "storefront", "{sent}");
+    assert_eq!(json(&scene.app, json!({ "extensions": by_hash(VIEWER) })).await["data"], sent["data"]);
+    let unseen = post(&other, "application/json", json!({ "extensions": by_hash(VIEWER) })).await;
+    assert_eq!(code(&unseen.1), "PERSISTED_QUERY_NOT_FOUND", "{unseen:?}");
+    let nobodys = json!({ "extensions": by_hash("{ nobody has sent this }") });
+    assert_eq!(unseen, post(&other, "application/json", nobodys).await);
     let documents = "{ apps(first: 9) { name documents(first: 9) { id } } }";
     assert_eq!(code(&other.send(documents, json!({})).await.1), "FORBIDDEN");
     let seen = scene.admin.execute(documents, json!({})).await;
