@@ -58,6 +58,15 @@ impl Standby {
         self.execute("SELECT pg_wal_replay_resume()").await;
     }
 
+    /// Makes a server of its own of it, which goes its own way from here.
+    pub async fn promote(&self) {
+        self.execute("SELECT pg_promote()").await;
+        eventually("the replica is promoted", async || {
+            self.is("SELECT NOT pg_is_in_recovery()").await.then_some(())
+        })
+        .await;
+    }
+
     /// Kills it.
     pub async fn crash(&self) {
         self.postgres.crash(Crash::Kill).await;

@@ -16,11 +16,13 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// the primary nothing of ours takes a lock that reads wait for, but a migration.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// What the servers of one system have in common, and no other has: a streaming replica is a copy of its primary down to
-/// the number of the database. Everybody may ask.
+/// What the servers of one system have in common: a streaming replica is a copy of its primary down to the number of the
+/// database. So is one that was promoted or restored and has gone its own way since: it is not in recovery any more.
+/// Everybody may ask.
 const IDENTITY: &str = "
 SELECT (SELECT system_identifier FROM pg_control_system()),
-       (SELECT oid::bigint FROM pg_database WHERE datname = current_database())";
+       (SELECT oid::bigint FROM pg_database WHERE datname = current_database()),
+       pg_is_in_recovery()";
 
 /// Why reads cannot come from a replica.
 #[derive(Debug, thiserror::Error)]
@@ -29,10 +31,10 @@ pub enum ReplicaError {
     /// It does not answer, or does not let us in.
     #[error(transparent)]
     Away(#[from] Away),
-    /// It is a database of its own.
+    /// It is a database of its own, or has become one.
     #[error(
-        "OMS_READ_DATABASE_URL leads to a database at {at} that is not a streaming replica of the one at DATABASE_URL; give the \
-         URL of one, with the same database name, or leave it out"
+        "OMS_READ_DATABASE_URL leads to a database at {at} that is not a streaming replica of the one at DATABASE_URL, or not \
+         any more; give the URL of one, with the same database name, or leave it out"
     )]
     Foreign {
         /// Host and port, or the socket; never the password.
@@ -53,6 +55,9 @@ pub struct Away {
 /// System and database.
 type Identity = (i64, i64);
 
+/// System and database, and whether the server follows another one.
+type Answer = (i64, i64, bool);
+
 /// Where a replica is, and what it is a replica of.
 #[derive(Debug, Clone)]
 pub struct ReplicaServer {
@@ -68,13 +73,14 @@ impl Database {
     pub async fn replica(&self, url: &str) -> Result<ReplicaServer, DatabaseError> {
         let options = url.parse::<PgConnectOptions>().map_err(DatabaseError::BadReadUrl)?;
         let primary = identify(&self.options).await;
-        let primary = primary.map_err(|source| DatabaseError::Connect { at: self.place(), source })?;
-        Ok(ReplicaServer { options: options.options(reads_only()), primary })
+        let (system, database, _) =
+            primary.map_err(|source| DatabaseError::Connect { at: self.place(), source })?;
+        Ok(ReplicaServer { options: options.options(reads_only()), primary: (system, database) })
     }
 }
 
 impl ReplicaServer {
-    /// Checks that it answers, lets us in as who reads, and is a replica.
+    /// Checks that it answers, lets us in as who reads, and is a replica, still.
     ///
     /// # Errors
     /// Each of [`ReplicaError`].
@@ -82,7 +88,7 @@ impl ReplicaServer {
         let at = place(&self.options);
         let answer = tokio::time::timeout(CHECK_TIMEOUT, identify(&self.options)).await;
         match answer.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
-            Ok(identity) if identity == self.primary => Ok(()),
+            Ok((system, database, true)) if (system, database) == self.primary => Ok(()),
             Ok(_) => Err(ReplicaError::Foreign { at }),
             Err(source) => Err(Away { at, source }.into()),
         }
@@ -97,9 +103,9 @@ impl ReplicaServer {
     }
 }
 
-async fn identify(options: &PgConnectOptions) -> Result<Identity, sqlx::Error> {
+async fn identify(options: &PgConnectOptions) -> Result<Answer, sqlx::Error> {
     let mut connection = options.connect().await?;
-    let identity = sqlx::query_as(IDENTITY).fetch_one(&mut connection).await?;
+    let answer = sqlx::query_as(IDENTITY).fetch_one(&mut connection).await?;
     connection.close().await?;
-    Ok(identity)
+    Ok(answer)
 }

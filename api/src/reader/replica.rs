@@ -2,7 +2,8 @@
 //!
 //! Whether it does is found out beside the requests: one that fails, or takes long, raises a doubt, and a connection of its
 //! own tells. While the replica is away nobody waits for it, whoever is waiting goes on to the primary at once, and once a
-//! second it is tried again. A replica that is merely busy stays in use: its load must not fall on the primary.
+//! second it is tried again. A replica that is merely busy stays in use: its load must not fall on the primary. One that is
+//! promoted answers as before and is none any more, which raises no doubt: so it is asked now and then without any.
 //!
 //! Absent on purpose: any knowledge of how far behind it is. Who has seen more says so (`getOrder(minSequence:)`).
 
@@ -25,6 +26,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Between two tries of a replica that is away, and after a doubt that was none.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The longest time between two checks of a replica that nobody doubts.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The least time between two warnings about looks that failed.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
@@ -129,10 +133,12 @@ impl Replica {
         }
     }
 
-    /// Finds out whether the replica is there whenever there is a doubt; never ends.
+    /// Finds out whether the replica is there and still is one, whenever there is a doubt and now and then without one; never
+    /// ends.
     pub(super) async fn watch(&self) {
         loop {
-            self.doubt.notified().await;
+            // That the time is over is as good a reason as a doubt.
+            let _ = tokio::time::timeout(RECHECK_INTERVAL, self.doubt.notified()).await;
             loop {
                 self.learn(self.server.check().await);
                 tokio::time::sleep(CHECK_INTERVAL).await;

@@ -386,20 +386,48 @@ async fn a_read_that_recovery_cancels_is_answered_by_the_primary() {
     pair.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_promoted_is_none_any_more() {
+    let pair = Pair::start().await;
+    let server = pair.serve(Role::All).await;
+    let client = server.client();
+    let id = client.place(order("before", [("SKU-1", 1)]).settled()).await.id().to_owned();
+    pair.standby.catch_up(&pair.db).await;
+    assert_eq!(at_least(&client, &id, None).await["sequence"], 6);
+
+    pair.standby.promote().await;
+    let begun = Instant::now();
+    let unseen = client.place(order("after", [("SKU-1", 1)]).settled()).await;
+    eventually("reads come from the primary", async || {
+        (!client.order(unseen.id()).await.is_null()).then_some(())
+    })
+    .await;
+    assert!(begun.elapsed() < Duration::from_secs(10) + BOUND, "{:?}", begun.elapsed());
+    for _ in 0..3 {
+        assert_eq!(client.order(unseen.id()).await, unseen.order);
+    }
+    server.stop().await;
+    assert_not_taken(&pair.db, &pair.standby.url("oms"), "not a streaming replica").await;
+    pair.stop().await;
+}
+
 #[tokio::test]
 async fn a_database_of_its_own_is_not_taken_for_a_replica() {
     let (db, other) = (TestDatabase::create().await, TestDatabase::create().await);
-    for (url, told) in
-        [(other.url(), "not a streaming replica"), ("nonsense".to_owned(), "not a Postgres URL")]
-    {
-        let listen = ["serve", "--listen", "127.0.0.1:0", "--read-database-url", &url];
-        let refused = within("it has ended", oms_command(OMS, &db, &listen).output()).await;
-        let refused = refused.expect("oms-under-test runs");
-        let error = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert_eq!(refused.status.code(), Some(1), "{error}");
-        assert_eq!(error.lines().count(), 1, "{error}");
-        assert!(error.contains("OMS_READ_DATABASE_URL") && error.contains(told), "{error}");
-    }
+    assert_not_taken(&db, &other.url(), "not a streaming replica").await;
+    assert_not_taken(&db, &db.url(), "not a streaming replica").await;
+    assert_not_taken(&db, "nonsense", "not a Postgres URL").await;
     db.close().await;
     other.close().await;
+}
+
+/// Asserts that no server starts with what this leads to as its replica, and that it says why.
+async fn assert_not_taken(db: &TestDatabase, url: &str, told: &str) {
+    let listen = ["serve", "--listen", "127.0.0.1:0", "--read-database-url", url];
+    let refused = within("it has ended", oms_command(OMS, db, &listen).output()).await;
+    let refused = refused.expect("oms-under-test runs");
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert!(error.contains("OMS_READ_DATABASE_URL") && error.contains(told), "{error}");
 }
