@@ -155,6 +155,12 @@ pub struct ProcessArgs {
     )]
     pub read_database_url: Option<String>,
 
+    /// Seconds that the newest change on the replica may be old; then reads come from the database until it is newer
+    /// [default: any age]
+    #[arg(long, env = "OMS_REPLICA_MAX_LAG_SECONDS", value_name = "SECONDS", help_heading = "Database",
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub replica_max_lag_seconds: Option<u64>,
+
     /// Milliseconds a request waits for a database connection
     #[arg(long, env = "OMS_ACQUIRE_TIMEOUT_MS", value_name = "MS", default_value_t = Self::default().acquire_timeout_ms,
           value_parser = clap::value_parser!(u64).range(10..=60_000))]
@@ -191,6 +197,7 @@ impl Default for ProcessArgs {
             listen: "127.0.0.1:8080".to_owned(),
             pool_size: 20,
             read_database_url: None,
+            replica_max_lag_seconds: None,
             acquire_timeout_ms: 2_000,
             statement_timeout_ms: 30_000,
             drain_seconds: 10,

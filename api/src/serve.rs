@@ -278,7 +278,8 @@ async fn open_reader(database: &Database, args: &ServeArgs) -> anyhow::Result<Re
     let settings = args.reader_pool();
     let reader = Reader::new(database.connect_reader(&settings).await?);
     let Some(url) = args.process.read_url() else { return Ok(reader) };
-    let replica = Replica::open(database.replica(url).await?, settings).await?;
+    let max_lag = args.process.replica_max_lag_seconds.map(Duration::from_secs);
+    let replica = Replica::open(database.replica(url, max_lag).await?, settings).await?;
     Ok(reader.with_replica(replica))
 }
 

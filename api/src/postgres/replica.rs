@@ -22,7 +22,8 @@ const LOCK_TIMEOUT: Duration = Duration::from_millis(250);
 const IDENTITY: &str = "
 SELECT (SELECT system_identifier FROM pg_control_system()),
        (SELECT oid::bigint FROM pg_database WHERE datname = current_database()),
-       pg_is_in_recovery()";
+       pg_is_in_recovery(),
+       extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::bigint";
 
 /// Why reads cannot come from a replica.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +32,14 @@ pub enum ReplicaError {
     /// It does not answer, or does not let us in.
     #[error(transparent)]
     Away(#[from] Away),
+    /// What it shows is too old.
+    #[error("the newest change on the replica at {at} is {}", age(*.seconds))]
+    Behind {
+        /// Host and port, or the socket; never the password.
+        at: String,
+        /// The age of its newest change; `None` if it has replayed none since it was started.
+        seconds: Option<i64>,
+    },
     /// It is a database of its own, or has become one.
     #[error(
         "OMS_READ_DATABASE_URL leads to a database at {at} that is not a streaming replica of the one at DATABASE_URL, or not \
@@ -55,32 +64,39 @@ pub struct Away {
 /// System and database.
 type Identity = (i64, i64);
 
-/// System and database, and whether the server follows another one.
-type Answer = (i64, i64, bool);
+/// System and database, whether the server follows another one, and how many seconds old the newest transaction is that it
+/// has replayed.
+type Answer = (i64, i64, bool, Option<i64>);
 
 /// Where a replica is, and what it is a replica of.
 #[derive(Debug, Clone)]
 pub struct ReplicaServer {
     options: PgConnectOptions,
     primary: Identity,
+    max_lag: Option<Duration>,
 }
 
 impl Database {
-    /// Names the server at `url` a replica of this database. Asks this database who it is, and not yet the other.
+    /// Names the server at `url` a replica of this database, whose newest change may be as old as `max_lag`. Asks this
+    /// database who it is, and not yet the other.
     ///
     /// # Errors
     /// [`DatabaseError::BadReadUrl`], or [`DatabaseError::Connect`] for this database.
-    pub async fn replica(&self, url: &str) -> Result<ReplicaServer, DatabaseError> {
+    pub async fn replica(
+        &self,
+        url: &str,
+        max_lag: Option<Duration>,
+    ) -> Result<ReplicaServer, DatabaseError> {
         let options = url.parse::<PgConnectOptions>().map_err(DatabaseError::BadReadUrl)?;
         let primary = identify(&self.options).await;
-        let (system, database, _) =
+        let (system, database, ..) =
             primary.map_err(|source| DatabaseError::Connect { at: self.place(), source })?;
-        Ok(ReplicaServer { options: options.options(reads_only()), primary: (system, database) })
+        Ok(ReplicaServer { options: options.options(reads_only()), primary: (system, database), max_lag })
     }
 }
 
 impl ReplicaServer {
-    /// Checks that it answers, lets us in as who reads, and is a replica, still.
+    /// Checks that it answers, lets us in as who reads, and is a replica, still, that shows what is new enough.
     ///
     /// # Errors
     /// Each of [`ReplicaError`].
@@ -88,10 +104,21 @@ impl ReplicaServer {
         let at = place(&self.options);
         let answer = tokio::time::timeout(CHECK_TIMEOUT, identify(&self.options)).await;
         match answer.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
-            Ok((system, database, true)) if (system, database) == self.primary => Ok(()),
+            Ok((system, database, true, lag)) if (system, database) == self.primary => {
+                if self.allows(lag) {
+                    Ok(())
+                } else {
+                    Err(ReplicaError::Behind { at, seconds: lag })
+                }
+            }
             Ok(_) => Err(ReplicaError::Foreign { at }),
             Err(source) => Err(Away { at, source }.into()),
         }
+    }
+
+    fn allows(&self, lag: Option<i64>) -> bool {
+        let is_new = |max: Duration| lag.is_some_and(|lag| lag.max(0).cast_unsigned() <= max.as_secs());
+        self.max_lag.is_none_or(is_new)
     }
 
     /// Makes a pool that opens its connections when they are wanted. They may only read, and see no order until they are
@@ -101,6 +128,10 @@ impl ReplicaServer {
         let pool = settings.pool_options(false).connect_lazy_with(settings.apply(options));
         sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(pool)
     }
+}
+
+fn age(seconds: Option<i64>) -> String {
+    seconds.map_or_else(|| "not known yet".to_owned(), |seconds| format!("{seconds} s old"))
 }
 
 async fn identify(options: &PgConnectOptions) -> Result<Answer, sqlx::Error> {

@@ -5,7 +5,8 @@
 //! second it is tried again. A replica that is merely busy stays in use: its load must not fall on the primary. One that is
 //! promoted answers as before and is none any more, which raises no doubt: so it is asked now and then without any.
 //!
-//! Absent on purpose: any knowledge of how far behind it is. Who has seen more says so (`getOrder(minSequence:)`).
+//! One that is further behind than the settings let it be counts as away. Absent on purpose: any other knowledge of how far
+//! behind it is. Who has seen more says so (`getOrder(minSequence:)`).
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use tracing::{error, info, warn};
 use super::{Pool, Source, View};
 use crate::database_error::{Trouble, classify, is_canceled, is_locked_out};
 use crate::postgres::PoolSettings;
-use crate::postgres::replica::{Away, ReplicaError, ReplicaServer};
+use crate::postgres::replica::{ReplicaError, ReplicaServer};
 
 /// A look that takes longer raises a doubt: a server that is gone from the network says nothing.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -50,7 +51,7 @@ pub(super) const BEHIND: &str = "behind";
 enum Standing {
     /// It answers over these connections. Each time that it comes back they are others: those of before may be stuck.
     There(Pool),
-    /// It does not.
+    /// It does not, or shows what is too old.
     Away,
     /// Another database answers in its place.
     Foreign,
@@ -74,11 +75,11 @@ impl Replica {
     pub async fn open(server: ReplicaServer, settings: PoolSettings) -> Result<Self, ReplicaError> {
         let standing = match server.check().await {
             Ok(()) => Standing::There(connect(&server, &settings)),
-            Err(ReplicaError::Away(cause)) => {
+            Err(foreign @ ReplicaError::Foreign { .. }) => return Err(foreign),
+            Err(cause) => {
                 tell_away(&cause);
                 Standing::Away
             }
-            Err(foreign) => return Err(foreign),
         };
         let doubt = Notify::new();
         if matches!(standing, Standing::Away) {
@@ -154,19 +155,19 @@ impl Replica {
         self.standing.send_if_modified(|standing| {
             let learned = match (&*standing, checked) {
                 (Standing::There(_), Ok(())) => return false,
-                (Standing::Away, Err(ReplicaError::Away(_))) => return false,
+                (Standing::Away, Err(ReplicaError::Away(_) | ReplicaError::Behind { .. })) => return false,
                 (Standing::Foreign, Err(ReplicaError::Foreign { .. })) => return false,
                 (_, Ok(())) => {
                     info!("the replica answers; reading from it");
                     Standing::There(connect(&self.server, &self.settings))
                 }
-                (_, Err(ReplicaError::Away(cause))) => {
-                    tell_away(&cause);
-                    Standing::Away
-                }
-                (_, Err(cause)) => {
+                (_, Err(cause @ ReplicaError::Foreign { .. })) => {
                     error!("{cause}; reading from the primary");
                     Standing::Foreign
+                }
+                (_, Err(cause)) => {
+                    tell_away(&cause);
+                    Standing::Away
                 }
             };
             count_up(&learned);
@@ -218,9 +219,9 @@ fn connect(server: &ReplicaServer, settings: &PoolSettings) -> Pool {
     Pool::new(server.connect_lazily(settings), Source::Replica)
 }
 
-fn tell_away(cause: &Away) {
+fn tell_away(cause: &ReplicaError) {
     let error: &dyn std::error::Error = cause;
-    warn!(error, "the replica is away; reading from the primary until it is back");
+    warn!(error, "the replica is away or behind; reading from the primary until it is back");
 }
 
 fn count_up(standing: &Standing) {

@@ -44,8 +44,14 @@ impl Pair {
 
     /// Starts a server that reads from the replica, and carries out nothing unless told.
     async fn serve(&self, role: Role) -> Server {
+        self.serve_within(role, None).await
+    }
+
+    /// The same, from a replica that is no further behind than this.
+    async fn serve_within(&self, role: Role, max_lag_seconds: Option<u64>) -> Server {
         let server = Server::start_with(&self.db, |args| {
             args.process.role = role;
+            args.process.replica_max_lag_seconds = max_lag_seconds;
             args.process.read_database_url = Some(self.standby.url("oms"));
         });
         server.await
@@ -383,6 +389,27 @@ async fn a_read_that_recovery_cancels_is_answered_by_the_primary() {
     let metrics = client.get("/metrics").send().await.expect("an answer").text().await.expect("text");
     assert!(metrics.contains(r#"oms_replica_fallbacks_total{reason="conflict"}"#), "{metrics}");
     server.stop().await;
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_too_far_behind_is_left_alone() {
+    let pair = Pair::start().await;
+    let server = pair.serve_within(Role::All, Some(3)).await;
+    let client = server.client();
+    let id = client.place(order("before", [("SKU-1", 1)]).settled()).await.id().to_owned();
+    pair.standby.catch_up(&pair.db).await;
+    assert_eq!(at_least(&client, &id, None).await["sequence"], 6);
+
+    pair.standby.pause().await;
+    let unseen = client.place(order("after", [("SKU-1", 1)]).settled()).await;
+    eventually("reads come from the primary", async || {
+        (!client.order(unseen.id()).await.is_null()).then_some(())
+    })
+    .await;
+    assert_eq!(client.order(unseen.id()).await, unseen.order);
+    server.stop().await;
+    pair.standby.resume().await;
     pair.stop().await;
 }
 
