@@ -68,6 +68,9 @@ impl Scene {
         let server = Server::start_with(&db, |args| {
             args.process.role = Role::Api;
             args.access.dev_anonymous = false;
+            // Whoever selects everything there is has many fields resolved.
+            args.limits.max_resolutions = 1_000_000;
+            args.limits.max_cost = 10_000;
         });
         let server = server.await;
         // Numbers that no other number in an answer is taken for.
@@ -377,6 +380,7 @@ async fn the_token_of_an_order_opens_two_fields_of_the_schema() {
         // The walk asks for more than a shopper does.
         args.access.points_per_second = 0;
         args.limits.max_resolutions = 1_000_000;
+        args.limits.max_cost = 10_000;
     })
     .await;
     let app = app_with_key(&shop.db.connection(), "app", &[Scope::OrdersWrite]).await;
