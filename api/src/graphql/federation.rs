@@ -33,7 +33,7 @@ impl EntityQuery {
     #[graphql(entity)]
     async fn find_product_by_sku(&self, ctx: &Context<'_>, sku: String) -> Result<Option<Product>> {
         Needs([Scope::OrdersRead, Scope::CatalogWrite]).check(ctx).await?;
-        let row = ctx.data_unchecked::<Loaders>().products.load(sku).await;
+        let row = ctx.data_unchecked::<Loaders>().products.load((), sku).await;
         let found = row.and_then(|row| row.map(Product::try_from).transpose());
         found.or_report(ctx, "read a product")
     }

@@ -14,6 +14,7 @@ mod compensation;
 mod crashes;
 mod documents;
 mod failures;
+mod fairness;
 mod federation;
 mod happy_path;
 mod http;

@@ -43,7 +43,7 @@ impl Product {
         if let Err(error) = Needs([Scope::OrdersWrite, Scope::CatalogWrite]).check(ctx).await {
             return Some(Err(error));
         }
-        let row = ctx.data_unchecked::<Loaders>().stock.load(self.sku.clone()).await;
+        let row = ctx.data_unchecked::<Loaders>().stock.load((), self.sku.clone()).await;
         row.map(|row| row.map(StockLevel::from)).or_report(ctx, "read the stock of a product").transpose()
     }
 }

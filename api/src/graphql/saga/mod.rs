@@ -167,7 +167,7 @@ impl Saga {
         last: i32,
     ) -> Result<Vec<SagaHistoryEntry>> {
         let last = page::check_size("last", last)?;
-        let entries = ctx.data_unchecked::<Loaders>().histories.load((self.0.id, last)).await;
+        let entries = ctx.data_unchecked::<Loaders>().histories.load(last, self.0.id).await;
         let entries = entries.or_report(ctx, "read the history of a saga")?.unwrap_or_default();
         Ok(entries.into_iter().map(SagaHistoryEntry::from).collect())
     }

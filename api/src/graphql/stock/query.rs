@@ -30,8 +30,9 @@ impl StockQuery {
             return Err(page::invalid_argument(format!("skus must not hold more than {MAX_SKUS}")));
         }
         let loader = &ctx.data_unchecked::<Loaders>().stock;
-        let rows =
-            try_join_all(skus.into_iter().map(|sku| loader.load(sku))).await.or_report(ctx, "read stock")?;
+        let rows = try_join_all(skus.into_iter().map(|sku| loader.load((), sku)))
+            .await
+            .or_report(ctx, "read stock")?;
         Ok(rows.into_iter().flatten().map(StockLevel::from).collect())
     }
 }

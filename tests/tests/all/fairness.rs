@@ -1,0 +1,91 @@
+//! Nobody's slow queries, and nobody's many connections, stand in the way of the others.
+
+use std::time::Duration;
+
+use domain::app::Scope;
+use futures_util::future::join_all;
+use oms_tests::{Client, Shop, app_with_key, eventually, order};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+/// Well below the ten seconds after which a query that waits for a lock is given up.
+const AT_ONCE: Duration = Duration::from_secs(4);
+
+/// Places an order and returns its id.
+async fn place(client: &Client, key: &str) -> String {
+    let place = "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { order { id } } }";
+    let input = order(key, [("SKU-1", 1)]).settled().into_value();
+    let placed = client.execute(place, json!({ "input": input })).await;
+    placed["placeOrder"]["order"]["id"].as_str().expect("an id").to_owned()
+}
+
+/// Lets every look of this app at an order wait until the connection is closed, and nobody else's.
+async fn hold_up(shop: &Shop, app_id: Uuid) -> PgConnection {
+    shop.db
+        .execute(&format!(
+            "CREATE FUNCTION is_let_through() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+                 IF current_setting('oms.visibility') LIKE '%{app_id}%' THEN
+                     PERFORM pg_advisory_xact_lock_shared(1);
+                 END IF;
+                 RETURN true;
+             END $$;
+             CREATE POLICY held_up ON orders AS RESTRICTIVE FOR SELECT TO oms_reader USING (is_let_through());
+             CREATE POLICY held_up ON order_events AS RESTRICTIVE FOR SELECT TO oms_reader
+                 USING (is_let_through())"
+        ))
+        .await;
+    let mut connection = PgConnection::connect(&shop.db.url()).await.expect("a connection");
+    sqlx::raw_sql("SELECT pg_advisory_lock(1)").execute(&mut connection).await.expect("the lock");
+    connection
+}
+
+/// Asks for one order in many ways, so that none shares the query of another, until half of the five connections wait.
+async fn fill_share(shop: &Shop, client: &Client, id: &str) -> Vec<JoinHandle<(StatusCode, Value)>> {
+    let fields =
+        ["id", "status", "sequence", "number", "currency", "createdAt", "updatedAt", "paymentStatus"];
+    let mut asking = Vec::new();
+    for field in fields {
+        let (client, id) = (client.clone(), id.to_owned());
+        let query = format!("query ($id: ID!) {{ getOrder(id: $id) {{ {field} }} }}");
+        asking.push(tokio::spawn(async move { client.send(&query, json!({ "id": id })).await }));
+        // The first is on its way before the others ask.
+        wait_until_waiting(shop, 1).await;
+    }
+    wait_until_waiting(shop, 3).await;
+    asking
+}
+
+async fn wait_until_waiting(shop: &Shop, at_least: i64) {
+    eventually("queries wait for the lock", async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        (shop.db.number(waiting).await >= at_least).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_app_whose_queries_wait_holds_up_no_other_app() {
+    let shop = Shop::open_with(|args| args.access.dev_anonymous = false).await;
+    let scopes = [Scope::OrdersWrite, Scope::OrdersRead];
+    let slow_app = app_with_key(&shop.db.connection(), "slow", &scopes).await;
+    let slow = shop.with(&slow_app.secret);
+    let quick = shop.with(&app_with_key(&shop.db.connection(), "quick", &scopes).await.secret);
+    let (of_slow, of_quick) = (place(&slow, "slow").await, place(&quick, "quick").await);
+
+    let lock = hold_up(&shop, slow_app.app_id).await;
+    let asking = fill_share(&shop, &slow, &of_slow).await;
+
+    let read = "query ($id: ID!) { getOrder(id: $id) { id status } }";
+    for _ in 0..10 {
+        let answer = tokio::time::timeout(AT_ONCE, quick.execute(read, json!({ "id": of_quick }))).await;
+        assert_eq!(answer.expect("answered at once")["getOrder"]["status"], "CONFIRMED");
+    }
+    assert!(asking.iter().any(|asked| !asked.is_finished()), "the lock still holds");
+    lock.close().await.expect("unlocked");
+    join_all(asking).await;
+    shop.close().await;
+}
