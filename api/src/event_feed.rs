@@ -20,9 +20,10 @@ use domain::order;
 use domain::order::entity::{Column, event};
 use domain::order::read::{self, OrderRow};
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use moka::sync::Cache;
 use saga::engine::notify::{Changed, Wakeups};
 use sea_orm::{DatabaseConnection, DbErr};
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use uuid::Uuid;
@@ -41,8 +42,17 @@ const POLL_CHUNK: usize = 5_000;
 const PAGE_SIZE: u64 = 100;
 
 /// Viewers that read at the same time. The others wait here and not in the pool, where they would time out and stand
-/// in the way of those who place orders.
+/// in the way of those who ask for lists.
 const MAX_READERS: usize = 8;
+
+/// Those of them that see the same: half, so that viewers whose look takes long leave room for the others.
+const MAX_READERS_OF_ONE: usize = MAX_READERS / 2;
+
+/// How many of those who see different things have their places kept.
+const MAX_KEPT_PLACES: u64 = 10_000;
+
+/// Places that nobody has asked for that long are forgotten; no look lasts as long.
+const PLACES_IDLE: Duration = Duration::from_secs(120);
 
 /// How often a viewer that has been shown something rides out a database that does not answer, before it is told.
 const MAX_FAILED_LOOKS: u32 = 30;
@@ -62,8 +72,29 @@ struct Shared {
     db: DatabaseConnection,
     reader: Reader,
     watched: Mutex<HashMap<Uuid, Watched>>,
-    readers: Semaphore,
+    readers: Readers,
     shutdown: CancellationToken,
+}
+
+/// Lets viewers read, some at a time.
+#[derive(Debug)]
+struct Readers {
+    of_one: Cache<Visibility, Arc<Semaphore>>,
+    of_all: Semaphore,
+}
+
+impl Readers {
+    fn new() -> Self {
+        let of_one = Cache::builder().max_capacity(MAX_KEPT_PLACES).time_to_idle(PLACES_IDLE).build();
+        Self { of_one, of_all: Semaphore::new(MAX_READERS) }
+    }
+
+    /// Waits for a place among those who see the same.
+    async fn place_of(&self, visibility: &Visibility) -> Option<OwnedSemaphorePermit> {
+        let places = self.of_one.get_with_by_ref(visibility, || Arc::new(Semaphore::new(MAX_READERS_OF_ONE)));
+        // The semaphore is never closed; were it, reading without a permit would still be right.
+        places.acquire_owned().await.ok()
+    }
 }
 
 /// An order with at least one viewer.
@@ -87,7 +118,7 @@ impl EventFeed {
             db,
             reader,
             watched: Mutex::default(),
-            readers: Semaphore::new(MAX_READERS),
+            readers: Readers::new(),
             shutdown: shutdown.clone(),
         });
         let relay = Arc::clone(&shared).relay_notifications(wakeups.subscribe_changed());
@@ -305,9 +336,11 @@ impl Viewer {
 
     async fn look(&self) -> Result<Look, DbErr> {
         let Watch { shared, order_id, .. } = &self.watch;
-        // The semaphore is never closed; were it, reading without a permit would still be right.
-        let _permit = shared.readers.acquire().await.ok();
-        let tx = shared.reader.begin(&self.visibility).await?;
+        // What belongs to those who see the same comes first: whoever waits for it takes no place of the others.
+        let _place = shared.readers.place_of(&self.visibility).await;
+        let share = shared.reader.share(&self.visibility).await?;
+        let _permit = shared.readers.of_all.acquire().await.ok();
+        let tx = shared.reader.begin_with(share, &self.visibility).await?;
         let events = read::find_events(&tx, &self.visibility, vec![*order_id], self.after, PAGE_SIZE);
         let page = events.await?;
         if !page.is_empty() {
@@ -339,7 +372,7 @@ mod tests {
             db: DatabaseConnection::default(),
             reader: Reader::new(DatabaseConnection::default()),
             watched: Mutex::default(),
-            readers: Semaphore::new(1),
+            readers: Readers::new(),
             shutdown: CancellationToken::new(),
         };
         EventFeed { shared: Arc::new(shared) }

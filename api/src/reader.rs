@@ -60,7 +60,10 @@ struct Pool {
 }
 
 /// A part of somebody's share, held for as long as it is looked.
-type Share = Option<OwnedSemaphorePermit>;
+#[derive(Debug)]
+pub struct Share {
+    _permit: Option<OwnedSemaphorePermit>,
+}
 
 /// What a caller sees, for as long as it is looked at. Dropping it is as good as a commit.
 #[derive(Debug)]
@@ -118,7 +121,23 @@ impl Reader {
     /// # Errors
     /// Any error of the database.
     pub async fn begin(&self, visibility: &Visibility) -> Result<View, DbErr> {
-        let share = self.primary.share(visibility).await?;
+        let share = self.share(visibility).await?;
+        self.begin_with(share, visibility).await
+    }
+
+    /// Waits for a part of a caller's share of the primary's connections, for as long as for a connection.
+    ///
+    /// # Errors
+    /// The caller has too many looks on their way.
+    pub async fn share(&self, visibility: &Visibility) -> Result<Share, DbErr> {
+        self.primary.share(visibility).await
+    }
+
+    /// Begins to look at what a caller sees on the primary, with a part of its share.
+    ///
+    /// # Errors
+    /// Any error of the database.
+    pub async fn begin_with(&self, share: Share, visibility: &Visibility) -> Result<View, DbErr> {
         self.primary.begin(share, visibility).await
     }
 
@@ -158,7 +177,8 @@ impl Pool {
         let share = self.shares.get_with_by_ref(visibility, || Arc::new(Semaphore::new(size)));
         // The semaphore is never closed; were it, reading without a permit would still be right.
         let share = tokio::time::timeout(options.get_acquire_timeout(), share.acquire_owned()).await;
-        Ok(share.map_err(|_| DbErr::ConnectionAcquire(ConnAcquireErr::Timeout))?.ok())
+        let share = share.map_err(|_| DbErr::ConnectionAcquire(ConnAcquireErr::Timeout))?;
+        Ok(Share { _permit: share.ok() })
     }
 
     /// Begins a transaction that sees what a caller sees, in one round trip: with the library's own transactions it

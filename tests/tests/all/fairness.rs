@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use domain::app::Scope;
+use futures_util::StreamExt;
 use futures_util::future::join_all;
-use oms_tests::{Client, Shop, app_with_key, eventually, order};
+use oms_tests::{Client, Shop, app_with_key, eventually, order, watch_over_sse};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
@@ -87,5 +88,38 @@ async fn an_app_whose_queries_wait_holds_up_no_other_app() {
     assert!(asking.iter().any(|asked| !asked.is_finished()), "the lock still holds");
     lock.close().await.expect("unlocked");
     join_all(asking).await;
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn an_app_whose_viewers_wait_holds_up_no_viewer_of_another() {
+    let shop = Shop::open_with(|args| {
+        args.access.dev_anonymous = false;
+        // Whoever waits for its share waits for longer than the test does.
+        args.process.acquire_timeout_ms = 25_000;
+        args.limits.query_timeout_ms = 60_000;
+    })
+    .await;
+    let scopes = [Scope::OrdersWrite, Scope::OrdersRead];
+    let slow_app = app_with_key(&shop.db.connection(), "slow", &scopes).await;
+    let slow = shop.with(&slow_app.secret);
+    let quick = shop.with(&app_with_key(&shop.db.connection(), "quick", &scopes).await.secret);
+    let (of_slow, of_quick) = (place(&slow, "slow").await, place(&quick, "quick").await);
+
+    let lock = hold_up(&shop, slow_app.app_id).await;
+    let asking = fill_share(&shop, &slow, &of_slow).await;
+    let viewers = join_all((0..20).map(|_| watch_over_sse(&slow, &of_slow, None))).await;
+
+    let updates = watch_over_sse(&quick, &of_quick, None).await;
+    let updates: Vec<Value> =
+        tokio::time::timeout(AT_ONCE, updates.collect()).await.expect("the story is told at once");
+    assert_eq!(updates.last().expect("a story")["status"], "CONFIRMED");
+
+    lock.close().await.expect("unlocked");
+    join_all(asking).await;
+    // They were patient, and see what they waited for.
+    for updates in join_all(viewers.into_iter().map(|viewer| viewer.collect::<Vec<Value>>())).await {
+        assert_eq!(updates.len(), 6);
+    }
     shop.close().await;
 }
