@@ -31,6 +31,8 @@ pub struct AppSettings {
     pub connections: ConnectionArgs,
     /// Seconds' worth of points that a budget holds.
     pub burst_seconds: u32,
+    /// Points that flow back in a second into the budget that an app's shoppers share; 0 for no limit.
+    pub shopper_points_per_second: u32,
 }
 
 impl Default for AppSettings {
@@ -42,6 +44,7 @@ impl Default for AppSettings {
             limits: LimitArgs::default(),
             connections: ConnectionArgs::default(),
             burst_seconds: AccessArgs::default().burst_seconds,
+            shopper_points_per_second: AccessArgs::default().shopper_points_per_second,
         }
     }
 }
@@ -110,7 +113,8 @@ impl App {
             settings,
         };
         let graphql = Executor::start(services);
-        let streams = Streams::new(own_settings.connections.max_streams);
+        let ConnectionArgs { max_streams, max_shopper_streams, .. } = own_settings.connections;
+        let streams = Streams::new(max_streams, max_shopper_streams);
         Self(Arc::new(Parts {
             db,
             graphql,

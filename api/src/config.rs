@@ -395,6 +395,16 @@ pub struct AccessArgs {
           value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub points_per_second: u32,
 
+    /// Points that flow back in a second into the budget that all holders of access tokens of an app's orders share; 0 for
+    /// no limit
+    ///
+    /// What they ask comes out of it and out of a budget of the order's own, which is as large as OMS_POINTS_PER_SECOND
+    /// says. The app's own is another one.
+    #[arg(long, env = "OMS_SHOPPER_POINTS_PER_SECOND", value_name = "POINTS",
+          default_value_t = Self::default().shopper_points_per_second,
+          value_parser = clap::value_parser!(u32).range(0..=10_000_000))]
+    pub shopper_points_per_second: u32,
+
     /// Seconds' worth of points that a budget holds, so that a page can be put together at once
     #[arg(long, env = "OMS_BURST_SECONDS", value_name = "SECONDS", default_value_t = Self::default().burst_seconds,
           value_parser = clap::value_parser!(u32).range(1..=3_600))]
@@ -408,6 +418,7 @@ impl Default for AccessArgs {
             allowed_origins: Vec::new(),
             order_token_days: 30,
             points_per_second: 100,
+            shopper_points_per_second: 1_000,
             burst_seconds: 10,
         }
     }
@@ -515,10 +526,18 @@ pub struct ConnectionArgs {
           value_parser = clap::value_parser!(u64).range(100..=60_000))]
     pub init_timeout_ms: u64,
 
-    /// WebSockets and event streams of an app in this process at a time; at most 100 of them for one order's access tokens
+    /// WebSockets and event streams that an app holds open in this process at a time
+    ///
+    /// The holders of one order's access tokens have as many among them, but 100 at most. Those are not the app's.
     #[arg(long, env = "OMS_MAX_STREAMS", value_name = "COUNT", default_value_t = Self::default().max_streams,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_streams: u32,
+
+    /// WebSockets and event streams that all holders of access tokens of an app's orders have open in this process at a time
+    #[arg(long, env = "OMS_MAX_SHOPPER_STREAMS", value_name = "COUNT",
+          default_value_t = Self::default().max_shopper_streams,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_shopper_streams: u32,
 }
 
 impl Default for ConnectionArgs {
@@ -530,6 +549,7 @@ impl Default for ConnectionArgs {
             max_operations: 100,
             init_timeout_ms: 3_000,
             max_streams: 1_000,
+            max_shopper_streams: 10_000,
         }
     }
 }

@@ -298,6 +298,7 @@ async fn start_api(
         limits: args.limits.clone(),
         connections: args.connections.clone(),
         burst_seconds: args.access.burst_seconds,
+        shopper_points_per_second: args.access.shopper_points_per_second,
     };
     let definitions = definitions(&db, &args.gateway)?;
     let provider = args.oidc.settings()?.map(TokenVerifier::start).transpose()?;

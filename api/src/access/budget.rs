@@ -2,6 +2,9 @@
 //!
 //! A leaky bucket for each app: every request takes out what it costs, and points flow back evenly. A bucket holds some
 //! seconds' worth, so that a page of a shop can be put together at once. Buckets that nobody uses are full, and forgotten.
+//!
+//! Each order has a bucket of its own for those who follow it, and what they take comes out of another one as well, which
+//! all shoppers of an app share. Neither is the app's own.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -12,9 +15,8 @@ use governor::middleware::StateInformationMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use moka::sync::Cache;
-use uuid::Uuid;
 
-use super::Caller;
+use super::{Caller, Holder};
 
 /// Buckets that are kept.
 const MAX_BUCKETS: u64 = 100_000;
@@ -24,9 +26,11 @@ type Bucket = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformatio
 /// The budgets of all apps, and of the orders that shoppers follow. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Budgets {
-    buckets: Cache<(Uuid, u32), Arc<Bucket>>,
+    buckets: Cache<(Holder, u32), Arc<Bucket>>,
     /// Seconds' worth of points that a bucket holds.
     burst_seconds: NonZeroU32,
+    /// Points that flow back in a second into what the shoppers of an app share; none for no limit.
+    shopper_points_per_second: Option<NonZeroU32>,
 }
 
 /// What is left after a request.
@@ -62,13 +66,14 @@ pub(crate) enum Exhausted {
 }
 
 impl Budgets {
-    /// Makes buckets that hold so many seconds' worth, at least one.
-    pub(crate) fn new(burst_seconds: u32) -> Self {
+    /// Makes buckets that hold so many seconds' worth, at least one; 0 points for shoppers are no limit.
+    pub(crate) fn new(burst_seconds: u32, shopper_points_per_second: u32) -> Self {
         let burst_seconds = NonZeroU32::new(burst_seconds).unwrap_or(NonZeroU32::MIN);
         // It is full after that time without a request; then it may be forgotten.
         let forget_after = Duration::from_secs(2 * u64::from(burst_seconds.get()));
         let buckets = Cache::builder().max_capacity(MAX_BUCKETS).time_to_idle(forget_after).build();
-        Self { buckets, burst_seconds }
+        let shopper_points_per_second = NonZeroU32::new(shopper_points_per_second);
+        Self { buckets, burst_seconds, shopper_points_per_second }
     }
 
     /// Takes a point for a request that nobody has looked at.
@@ -90,7 +95,13 @@ impl Budgets {
         points: u32,
         deposit: Deposit,
     ) -> Result<Option<Throttle>, Exhausted> {
-        let Some(Throttle { restore_rate, .. }) = deposit.throttle else { return Ok(None) };
+        let Some(Throttle { restore_rate, .. }) = deposit.throttle else {
+            // What all shoppers of the app share may have a limit where the order has none.
+            return match points.saturating_sub(DEPOSIT) {
+                0 => Ok(None),
+                rest => self.take(caller, rest),
+            };
+        };
         let holds = restore_rate.saturating_mul(self.burst_seconds.get());
         match points.saturating_sub(DEPOSIT) {
             _ if points > holds => Err(Exhausted::ForEver { holds }),
@@ -104,14 +115,24 @@ impl Budgets {
         }
     }
 
-    /// Takes points out of the caller's bucket; `None` for a caller without a limit.
+    /// Takes points out of the caller's bucket, and a shopper's out of what the shoppers share as well. Returns what is
+    /// left in the former; `None` for a caller without a limit.
     ///
     /// # Errors
-    /// There are not enough; nothing was taken.
+    /// There are not enough. Where there are of the order's own, those are gone: they come first, so that an order that
+    /// has used up its own takes nothing from the others.
     pub(crate) fn take(&self, caller: &Caller, points: u32) -> Result<Option<Throttle>, Exhausted> {
-        let Some(rate) = caller.points_per_second().and_then(NonZeroU32::new) else { return Ok(None) };
+        let own_rate = caller.points_per_second().and_then(NonZeroU32::new);
+        let throttle = own_rate.map(|rate| self.take_of(caller.holder(), rate, points)).transpose()?;
+        if let (Some(shoppers), Some(rate)) = (caller.holder_together(), self.shopper_points_per_second) {
+            self.take_of(shoppers, rate, points)?;
+        }
+        Ok(throttle)
+    }
+
+    fn take_of(&self, holder: Holder, rate: NonZeroU32, points: u32) -> Result<Throttle, Exhausted> {
         let holds = rate.saturating_mul(self.burst_seconds);
-        let bucket = self.buckets.get_with((caller.budget_id(), rate.get()), || {
+        let bucket = self.buckets.get_with((holder, rate.get()), || {
             let quota = Quota::per_second(rate).allow_burst(holds);
             Arc::new(RateLimiter::direct(quota).with_middleware::<StateInformationMiddleware>())
         });
@@ -119,7 +140,7 @@ impl Budgets {
         match bucket.check_n(points) {
             Ok(Ok(state)) => {
                 let available = state.remaining_burst_capacity();
-                Ok(Some(Throttle { available, restore_rate: rate.get() }))
+                Ok(Throttle { available, restore_rate: rate.get() })
             }
             Ok(Err(not_until)) => Err(Exhausted::For(not_until.wait_time_from(bucket.clock().now()))),
             Err(_) => Err(Exhausted::ForEver { holds: holds.get() }),
@@ -131,6 +152,7 @@ impl Budgets {
 mod tests {
     use domain::app::{Scopes, store};
     use domain::id::AppId;
+    use uuid::Uuid;
 
     use super::*;
 
@@ -144,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_bucket_holds_ten_seconds_worth_and_each_app_has_its_own() {
-        let (budgets, one, other) = (Budgets::new(10), caller(Some(5)), caller(Some(5)));
+        let (budgets, one, other) = (Budgets::new(10, 0), caller(Some(5)), caller(Some(5)));
         assert_eq!(budgets.take(&one, 51), Err(Exhausted::ForEver { holds: 50 }));
         assert_eq!(budgets.take(&one, 45), Ok(Some(Throttle { available: 5, restore_rate: 5 })));
         let Err(Exhausted::For(wait)) = budgets.take(&one, 50) else { panic!("there are five left") };
@@ -154,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_deposit_counts_toward_the_price() {
-        let (budgets, one) = (Budgets::new(10), caller(Some(5)));
+        let (budgets, one) = (Budgets::new(10, 0), caller(Some(5)));
         let left = |available| Ok(Some(Throttle { available, restore_rate: 5 }));
         let deposit = budgets.deposit(&one).expect("fifty points");
         assert_eq!(budgets.take_rest(&one, 51, deposit), Err(Exhausted::ForEver { holds: 50 }));
@@ -171,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_shopper_takes_nothing_out_of_the_app_that_has_placed_its_order() {
-        let (budgets, shop) = (Budgets::new(10), app());
+        let (budgets, shop) = (Budgets::new(10, 0), app());
         let app = Caller::app(&shop, Scopes::default(), &[], Some(5), None);
         let shopper = |order_id| Caller::shopper(&shop, order_id, Some(5));
         let order_id = Uuid::now_v7();
@@ -182,8 +204,22 @@ mod tests {
     }
 
     #[test]
+    fn the_shoppers_of_an_app_take_out_of_one_bucket_together() {
+        let (budgets, shop, other_shop) = (Budgets::new(10, 8), app(), app());
+        let of = |shop, points| Caller::shopper(shop, Uuid::now_v7(), points);
+        assert!(budgets.take(&of(&shop, Some(5)), 50).is_ok());
+        let one = of(&shop, Some(5));
+        assert!(matches!(budgets.take(&one, 40), Err(Exhausted::For(_))), "there are thirty left for all");
+        let available = budgets.take(&of(&shop, None), 30).map(|throttle| throttle.is_none());
+        assert_eq!(available, Ok(true), "an order without a limit of its own has none to tell of");
+        assert!(budgets.take(&of(&shop, None), 5).is_err());
+        assert!(budgets.take(&of(&other_shop, None), 50).is_ok(), "another app's shoppers have their own");
+        assert!(budgets.take(&Caller::app(&shop, Scopes::default(), &[], Some(5), None), 50).is_ok());
+    }
+
+    #[test]
     fn a_caller_without_a_limit_has_no_bucket() {
-        let budgets = Budgets::new(10);
+        let budgets = Budgets::new(10, 0);
         assert_eq!(budgets.take(&caller(None), u32::MAX), Ok(None));
         let deposit = budgets.deposit(&caller(None)).expect("no limit");
         assert_eq!(budgets.take_rest(&caller(None), u32::MAX, deposit), Ok(None));

@@ -62,6 +62,17 @@ pub enum Kind {
     Anonymous,
 }
 
+/// Among whose requests and streams a caller's count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Holder {
+    /// An app, by its keys and tokens.
+    App(Uuid),
+    /// Whoever has an access token of this order.
+    Order(Uuid),
+    /// Whoever has an access token of any order of this app.
+    ShoppersOf(Uuid),
+}
+
 impl Caller {
     /// An app. It sees its own orders and those of the apps that `granted` lists; every order with the scope for that.
     pub fn app(
@@ -159,12 +170,20 @@ impl Caller {
         self.0.only_registered_documents
     }
 
-    /// Whose budget its requests come out of. A shopper's is a budget of the order's own: whoever has a link to one order
+    /// Among whose requests and streams its own count. A shopper's are the order's own: whoever has a link to one order
     /// must not be able to use up what the shop lives on.
-    pub(crate) fn budget_id(&self) -> Uuid {
+    pub(crate) fn holder(&self) -> Holder {
         match self.0.kind {
-            Kind::Shopper { order_id } => order_id,
-            Kind::App { .. } | Kind::Anonymous => self.0.app_id.uuid(),
+            Kind::Shopper { order_id } => Holder::Order(order_id),
+            Kind::App { .. } | Kind::Anonymous => Holder::App(self.0.app_id.uuid()),
+        }
+    }
+
+    /// Among whose a shopper's count as well: placing more orders must not open more than a shop's shoppers need together.
+    pub(crate) fn holder_together(&self) -> Option<Holder> {
+        match self.0.kind {
+            Kind::Shopper { .. } => Some(Holder::ShoppersOf(self.0.app_id.uuid())),
+            Kind::App { .. } | Kind::Anonymous => None,
         }
     }
 

@@ -86,7 +86,8 @@ impl Executor {
         let limits = services.settings.limits.clone();
         let loaders = Loaders::start(&services.db, &services.reader);
         let documents = Documents::new(limits.clone());
-        let budgets = Budgets::new(services.settings.burst_seconds);
+        let budgets =
+            Budgets::new(services.settings.burst_seconds, services.settings.shopper_points_per_second);
         let prices = Prices::of_schema(&sdl());
         let db = services.db.clone();
         let (registered, checker) = (services.door.documents().clone(), DocumentChecker::new(limits.clone()));

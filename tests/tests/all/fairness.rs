@@ -5,8 +5,10 @@ use std::time::Duration;
 use domain::app::Scope;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
+use oms::config::Role;
 use oms_tests::{Client, Shop, app_with_key, eventually, order, watch_over_sse};
 use reqwest::StatusCode;
+use reqwest::header::ACCEPT;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tokio::task::JoinHandle;
@@ -122,4 +124,55 @@ async fn an_app_whose_viewers_wait_holds_up_no_viewer_of_another() {
         assert_eq!(updates.len(), 6);
     }
     shop.close().await;
+}
+
+/// Places orders and returns the access token and the id of each.
+async fn place_with_tokens(client: &Client, count: usize) -> Vec<(Client, String)> {
+    let place =
+        "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { order { id } accessToken } }";
+    let mut placed = Vec::new();
+    for n in 0..count {
+        let input = order(&format!("shopper-{n}"), [("SKU-1", 1)]).into_value();
+        let answer = client.execute(place, json!({ "input": input })).await;
+        let text = |value: &Value| value.as_str().expect("text").to_owned();
+        let answer = &answer["placeOrder"];
+        placed.push((client.with(&text(&answer["accessToken"])), text(&answer["order"]["id"])));
+    }
+    placed
+}
+
+#[tokio::test]
+async fn more_orders_open_no_more_than_the_shoppers_of_an_app_have_together() {
+    let shop = Shop::open_with(|args| {
+        args.access.dev_anonymous = false;
+        // No order is ever settled, so that nothing ends a stream.
+        args.process.role = Role::Api;
+        args.access.shopper_points_per_second = 10;
+        args.connections.max_shopper_streams = 2;
+    })
+    .await;
+    let app = app_with_key(&shop.db.connection(), "app", &[Scope::OrdersWrite, Scope::OrdersRead]).await;
+    let app = shop.with(&app.secret);
+    let shoppers = place_with_tokens(&app, 4).await;
+
+    let held = join_all(shoppers[..2].iter().map(|(shopper, id)| watch_over_sse(shopper, id, None))).await;
+    let watch = |client: &Client| {
+        let query = format!("subscription {{ orderStatus(orderId: \"{}\") {{ sequence }} }}", shoppers[2].1);
+        client.post().header(ACCEPT, "text/event-stream").json(&json!({ "query": query })).send()
+    };
+    let refused = watch(&shoppers[2].0).await.expect("an answer");
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(watch(&app).await.expect("an answer").status(), StatusCode::OK);
+    drop(held);
+
+    // Each asks less than an order may by itself.
+    let read = "query ($id: ID!) { getOrder(id: $id) { id status } }";
+    let mut refused = 0;
+    for (shopper, id) in shoppers.iter().cycle().take(400) {
+        let (status, _) = shopper.send(read, json!({ "id": id })).await;
+        refused += usize::from(status == StatusCode::TOO_MANY_REQUESTS);
+    }
+    assert!(refused > 0);
+    assert_eq!(app.send(read, json!({ "id": shoppers[0].1 })).await.0, StatusCode::OK);
+    shop.close_with_pending_orders().await;
 }

@@ -381,6 +381,7 @@ async fn the_token_of_an_order_opens_two_fields_of_the_schema() {
         args.access.points_per_second = 0;
         args.limits.max_resolutions = 1_000_000;
         args.limits.max_cost = 10_000;
+        args.access.shopper_points_per_second = 0;
     })
     .await;
     let app = app_with_key(&shop.db.connection(), "app", &[Scope::OrdersWrite]).await;
