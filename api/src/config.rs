@@ -137,6 +137,13 @@ pub struct ProcessArgs {
     #[arg(long, env = "OMS_LISTEN", value_name = "ADDRESS:PORT", default_value_t = Self::default().listen)]
     pub listen: String,
 
+    /// Address and port of the metrics alone, for any role; port 0 takes a free one [default: none]
+    ///
+    /// Without it, /metrics is answered beside GraphQL if OMS_LISTEN is a loopback address, and nowhere otherwise: metrics
+    /// tell what the shop turns over.
+    #[arg(long, env = "OMS_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
+    pub metrics_listen: Option<String>,
+
     /// Most database connections of the API; a request that gets none in 2 seconds is answered 503
     #[arg(long, env = "OMS_POOL_SIZE", value_name = "CONNECTIONS", default_value_t = Self::default().pool_size,
           value_parser = clap::value_parser!(u32).range(4..=1000))]
@@ -195,6 +202,7 @@ impl Default for ProcessArgs {
         Self {
             role: Role::All,
             listen: "127.0.0.1:8080".to_owned(),
+            metrics_listen: None,
             pool_size: 20,
             read_database_url: None,
             replica_max_lag_seconds: None,
@@ -208,6 +216,11 @@ impl Default for ProcessArgs {
 }
 
 impl ProcessArgs {
+    /// The given address of the metrics; an empty variable counts as none.
+    pub fn metrics_listen(&self) -> Option<&str> {
+        self.metrics_listen.as_deref().filter(|listen| !listen.is_empty())
+    }
+
     /// The given URL of the replica; an empty variable counts as none.
     pub fn read_url(&self) -> Option<&str> {
         self.read_database_url.as_deref().filter(|url| !url.is_empty())

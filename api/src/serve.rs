@@ -28,7 +28,7 @@ use tracing::{info, warn};
 use crate::access::door::Door;
 use crate::access::jwt::TokenVerifier;
 use crate::app::{App, AppSettings};
-use crate::config::{GatewayArgs, ServeArgs};
+use crate::config::{ConnectionArgs, GatewayArgs, ServeArgs, is_loopback};
 use crate::http::RenderMetrics;
 use crate::postgres::{self, Database, PoolSettings};
 use crate::reader::Reader;
@@ -48,6 +48,7 @@ const POOL_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Running {
     addr: Option<SocketAddr>,
+    metrics_addr: Option<SocketAddr>,
     db: DatabaseConnection,
     /// Reads orders; none for a runner alone.
     reader: Option<Reader>,
@@ -55,7 +56,7 @@ pub struct Running {
     parts: Vec<Part>,
     drain: Duration,
     /// Tasks that hold nothing worth draining: wake-ups between processes, the embedded server's life, the look-out for
-    /// the replica, the upkeep of the metrics.
+    /// the replica, the upkeep of the metrics and their listener.
     helpers: Vec<AbortOnDropHandle<()>>,
     first_key: Option<Secret>,
     /// The last field, so that it is dropped after everything that uses it.
@@ -81,8 +82,16 @@ pub async fn start(args: &ServeArgs) -> anyhow::Result<Running> {
     args.check()?;
     let role = args.process.role;
     let claimed = postgres::claim(&args.database)?;
-    let listener = if role.serves_api() { Some(bind(&args.process.listen).await?) } else { None };
-    let addr = listener.as_ref().map(TcpListener::local_addr).transpose().context("cannot tell the port")?;
+    let listener = match role.serves_api() {
+        true => Some(bind(&args.process.listen, "--listen or OMS_LISTEN").await?),
+        false => None,
+    };
+    let metrics_listener = match args.process.metrics_listen() {
+        Some(listen) => Some(bind(listen, "--metrics-listen or OMS_METRICS_LISTEN").await?),
+        None => None,
+    };
+    let [addr, metrics_addr] = [&listener, &metrics_listener].map(local_addr);
+    let (addr, metrics_addr) = (addr?, metrics_addr?);
 
     let database = claimed.open().await?;
     prepare(&database, args).await?;
@@ -110,19 +119,27 @@ pub async fn start(args: &ServeArgs) -> anyhow::Result<Running> {
         AbortOnDropHandle::new(tokio::spawn(database.keep_alive())),
         AbortOnDropHandle::new(tokio::spawn(telemetry::keep_metrics())),
     ]);
+    if let Some(listener) = metrics_listener {
+        helpers.push(AbortOnDropHandle::new(tokio::spawn(serve_metrics(listener, args.connections.clone()))));
+    }
     let drain = Duration::from_secs(args.process.drain_seconds);
     // The last thing that may fail: a secret that is not shown is lost.
     let first_key = match database.is_embedded() && !args.access.dev_anonymous {
         true => make_first_key(&db).await.context("cannot make the administrator's key")?,
         false => None,
     };
-    Ok(Running { addr, db, reader, parts, drain, helpers, first_key, database })
+    Ok(Running { addr, metrics_addr, db, reader, parts, drain, helpers, first_key, database })
 }
 
 impl Running {
     /// Where it answers; `None` for a runner alone.
     pub fn addr(&self) -> Option<SocketAddr> {
         self.addr
+    }
+
+    /// Where the metrics are, if they have an address of their own.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics_addr
     }
 
     /// The administrator's key, if this start has made one: to be shown once.
@@ -206,13 +223,18 @@ impl Drop for Part {
     }
 }
 
-async fn bind(listen: &str) -> anyhow::Result<TcpListener> {
+/// Binds an address; `setting` names where another one is chosen.
+async fn bind(listen: &str, setting: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(listen).await.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => anyhow::anyhow!(
-            "{listen} is already in use; stop the other program, or choose another address with --listen or OMS_LISTEN"
+            "{listen} is already in use; stop the other program, or choose another address with {setting}"
         ),
         _ => anyhow::Error::new(error).context(format!("cannot listen on {listen}")),
     })
+}
+
+fn local_addr(listener: &Option<TcpListener>) -> anyhow::Result<Option<SocketAddr>> {
+    listener.as_ref().map(TcpListener::local_addr).transpose().context("cannot tell the port")
 }
 
 /// Makes the schema current and fills a fresh embedded database.
@@ -305,7 +327,9 @@ async fn start_api(
     let door = Door::open(db.clone(), args.access.clone(), provider, stop.clone()).await;
     let door = door.context("cannot read what signs the access tokens of orders")?;
     let app = App::start(db.clone(), reader, wakeups, definitions, door, settings, stop.clone());
-    let router = http::router(app.clone(), RenderMetrics::new(|| telemetry::metrics().render()));
+    // An address of their own is there so that they are nowhere else.
+    let shows_metrics = args.process.metrics_listen().is_none() && is_loopback(&args.process.listen);
+    let router = http::router(app.clone(), shows_metrics.then(render_metrics));
     let (header_timeout, stopped) = (args.connections.header_timeout(), stop.clone());
     let work = async move {
         http::serve(listener, router, header_timeout, stopped).await;
@@ -313,6 +337,16 @@ async fn start_api(
         Ok(())
     };
     Ok(Part::spawn("the HTTP server", db, stop, work))
+}
+
+fn render_metrics() -> RenderMetrics {
+    RenderMetrics::new(|| telemetry::metrics().render())
+}
+
+/// Answers at the address of the metrics; never ends.
+async fn serve_metrics(listener: TcpListener, connections: ConnectionArgs) {
+    let router = http::metrics_router(render_metrics());
+    http::serve(listener, router, connections.header_timeout(), CancellationToken::new()).await;
 }
 
 fn start_runner(db: DatabaseConnection, wakeups: Arc<Wakeups>, args: &ServeArgs) -> anyhow::Result<Part> {

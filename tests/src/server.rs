@@ -42,6 +42,14 @@ impl Server {
         Client::new(self.0.addr().expect("this server has an API"))
     }
 
+    /// Makes a client of the address that is set apart for its metrics.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn metrics_client(&self) -> Client {
+        Client::new(self.0.metrics_addr().expect("the metrics have an address of their own"))
+    }
+
     /// Stops it in order.
     pub async fn stop(self) {
         within("the server has stopped", self.0.stop()).await.expect("it stops");

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `POST /graphql` | a request in JSON; answered as JSON, or as a stream of events where `Accept` asks for one (`sse`) |
 //! | `GET /graphql` | a WebSocket (`ws`), a query in `?query=`, or GraphiQL in a browser |
-//! | `/healthz`, `/readyz`, `/metrics` | `health` |
+//! | `/healthz`, `/readyz` | `health` |
+//! | `/metrics` | how busy the process is, to nobody beyond this machine: elsewhere on an address of its own alone |
 //!
 //! Everything from outside has a bound: the head and the body and the time that they take to arrive (`connections`), the size
 //! of WebSocket messages, how many sockets and streams an app has open (`crate::access`), the cost of a query
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::State;
 use axum::http::header::{
     ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
     RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
@@ -70,15 +72,28 @@ impl fmt::Debug for RenderMetrics {
     }
 }
 
-/// Returns the routes of the application.
-pub fn router(app: App, metrics: RenderMetrics) -> Router {
+/// Returns what is served at the address that is set apart for the metrics.
+pub(crate) fn metrics_router(metrics: RenderMetrics) -> Router {
+    Router::new()
+        .route("/healthz", get(health::alive))
+        .route("/metrics", get(async move || metrics.render()))
+        .layer(map_response(protect))
+}
+
+/// Returns the routes of the application; with the metrics only where they are given.
+pub fn router(app: App, metrics: Option<RenderMetrics>) -> Router {
+    let readiness = Arc::new(health::Readiness::default());
+    let ready = async move |State(app): State<App>| readiness.tell(&app).await;
     let (is_open, origins) = (app.door().is_open(), allowed_origins(&app));
     let mut router = Router::new()
         .route("/", get(async || Redirect::temporary("/graphql")))
         .route("/graphql", get(graphql::get).post(graphql::post))
         .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
-        .route("/metrics", get(async move || metrics.render()))
+        .route("/readyz", get(ready));
+    if let Some(metrics) = metrics {
+        router = router.route("/metrics", get(async move || metrics.render()));
+    }
+    let mut router = router
         .fallback(graphql::other_path)
         .method_not_allowed_fallback(graphql::other_method)
         .with_state(app)

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use oms_tests::{Shop, eventually, order, within};
+use futures_util::future::join_all;
+use oms::config::{Role, ServeArgs};
+use oms_tests::{Client, Server, Shop, TestDatabase, eventually, order, within};
 use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, ALLOW, CONTENT_TYPE};
 use serde_json::{Value, json};
@@ -117,6 +119,58 @@ async fn metrics_are_rendered_for_prometheus() {
         text.contains("oms_sagas_advanced_total").then_some(())
     })
     .await;
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn metrics_are_nowhere_but_at_their_own_address_and_on_loopback() {
+    let database = TestDatabase::create().await;
+    let metrics = async |client: &Client| {
+        let answer = client.get("/metrics").send().await.expect("an answer");
+        (answer.status(), answer.text().await.expect("text"))
+    };
+    let beyond = |args: &mut ServeArgs| {
+        args.access.dev_anonymous = false;
+        args.process.listen = "0.0.0.0:0".to_owned();
+    };
+    let server = Server::start_with(&database, beyond).await;
+    assert_eq!(metrics(&server.client()).await.0, StatusCode::NOT_FOUND);
+    server.stop().await;
+
+    for (role, listen) in
+        [(Role::All, "127.0.0.1:0"), (Role::All, "0.0.0.0:0"), (Role::Runner, "127.0.0.1:0")]
+    {
+        let server = Server::start_with(&database, |args| {
+            beyond(args);
+            args.process.role = role;
+            args.process.listen = listen.to_owned();
+            args.process.metrics_listen = Some("127.0.0.1:0".to_owned());
+        })
+        .await;
+        let apart = server.metrics_client();
+        eventually("the runner tells of itself", async || {
+            metrics(&apart).await.1.contains("oms_advance_seconds").then_some(())
+        })
+        .await;
+        assert_eq!(apart.get("/graphql").send().await.expect("an answer").status(), StatusCode::NOT_FOUND);
+        if role == Role::All {
+            assert_eq!(metrics(&server.client()).await.0, StatusCode::NOT_FOUND, "{listen}");
+        }
+        server.stop().await;
+    }
+    database.close().await;
+}
+
+#[tokio::test]
+async fn many_who_ask_whether_it_is_ready_cost_no_more_than_one() {
+    let shop = Shop::open().await;
+    let ask = || async { shop.get("/readyz").send().await.expect("an answer").status() };
+    for status in join_all((0..300).map(|_| ask())).await {
+        assert_eq!(status, StatusCode::OK);
+    }
+    let asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                     AND application_name = 'oms api' AND query LIKE '%seaql_migrations%'";
+    assert!(shop.db.number(asked).await <= 2, "connections of the API that have looked");
     shop.close().await;
 }
 
