@@ -514,6 +514,18 @@ impl Default for LimitArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Connections")]
 pub struct ConnectionArgs {
+    /// Connections that clients have open at a time, WebSockets included; further ones wait until another one ends
+    ///
+    /// The process needs as many file descriptors, and some for the database.
+    #[arg(long, env = "OMS_MAX_CONNECTIONS", value_name = "COUNT", default_value_t = Self::default().max_connections,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_connections: u32,
+
+    /// Milliseconds that a client may take nothing of what is written to it; then the connection is closed
+    #[arg(long, env = "OMS_WRITE_TIMEOUT_MS", value_name = "MS", default_value_t = Self::default().write_timeout_ms,
+          value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    pub write_timeout_ms: u64,
+
     /// Bytes of the body of an HTTP request; an order of 250 lines needs 20 kB
     #[arg(long, env = "OMS_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = Self::default().max_body_bytes,
           value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
@@ -547,6 +559,8 @@ pub struct ConnectionArgs {
     pub max_streams: u32,
 
     /// WebSockets and event streams that all holders of access tokens of an app's orders have open in this process at a time
+    ///
+    /// The default is half of OMS_MAX_CONNECTIONS, so that no app's shoppers take all of them.
     #[arg(long, env = "OMS_MAX_SHOPPER_STREAMS", value_name = "COUNT",
           default_value_t = Self::default().max_shopper_streams,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -556,13 +570,15 @@ pub struct ConnectionArgs {
 impl Default for ConnectionArgs {
     fn default() -> Self {
         Self {
+            max_connections: 10_000,
+            write_timeout_ms: 30_000,
             max_body_bytes: 100_000,
             header_timeout_ms: 10_000,
             max_message_bytes: 64 * 1024,
             max_operations: 100,
             init_timeout_ms: 3_000,
             max_streams: 1_000,
-            max_shopper_streams: 10_000,
+            max_shopper_streams: 5_000,
         }
     }
 }
@@ -571,6 +587,11 @@ impl ConnectionArgs {
     /// Time for the head of a request.
     pub(crate) fn header_timeout(&self) -> Duration {
         Duration::from_millis(self.header_timeout_ms)
+    }
+
+    /// Time for which a client may take nothing.
+    pub(crate) fn write_timeout(&self) -> Duration {
+        Duration::from_millis(self.write_timeout_ms)
     }
 
     /// Time for a client to introduce itself.

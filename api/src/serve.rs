@@ -330,9 +330,9 @@ async fn start_api(
     // An address of their own is there so that they are nowhere else.
     let shows_metrics = args.process.metrics_listen().is_none() && is_loopback(&args.process.listen);
     let router = http::router(app.clone(), shows_metrics.then(render_metrics));
-    let (header_timeout, stopped) = (args.connections.header_timeout(), stop.clone());
+    let (connections, stopped) = (args.connections.clone(), stop.clone());
     let work = async move {
-        http::serve(listener, router, header_timeout, stopped).await;
+        http::serve(listener, router, connections, stopped).await;
         app.wait_for_sockets().await;
         Ok(())
     };
@@ -346,7 +346,7 @@ fn render_metrics() -> RenderMetrics {
 /// Answers at the address of the metrics; never ends.
 async fn serve_metrics(listener: TcpListener, connections: ConnectionArgs) {
     let router = http::metrics_router(render_metrics());
-    http::serve(listener, router, connections.header_timeout(), CancellationToken::new()).await;
+    http::serve(listener, router, connections, CancellationToken::new()).await;
 }
 
 fn start_runner(db: DatabaseConnection, wakeups: Arc<Wakeups>, args: &ServeArgs) -> anyhow::Result<Part> {

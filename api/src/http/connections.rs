@@ -2,24 +2,37 @@
 //!
 //! A client has a bounded time for the head of a request, so that whoever sends one byte after another holds a connection no
 //! longer than that. It runs from the head's first byte, and for a connection's first head from its beginning. Between
-//! requests a connection may be silent for [longer](IDLE_TIMEOUT).
+//! requests a connection may be silent for [longer](IDLE_TIMEOUT). Whoever does not take what is written is
+//! [given up](Impatient).
+//!
+//! So many connections are open at a time, WebSockets among them; those beyond wait to be accepted, where the system keeps
+//! them, until another one ends.
 
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use std::time::Instant as StdInstant;
 
 use axum::Router;
+use axum::response::Response;
 use hyper::rt::{Sleep, Timer};
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
+
+use super::impatient::Impatient;
+use crate::config::ConnectionArgs;
 
 /// How long a connection may be silent between two requests. Longer than the minute after which common proxies let go of
 /// theirs: a connection that we close first may be closed under a request that is on its way.
@@ -28,20 +41,38 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// How long to wait where no connection can be accepted, as when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
+/// Bytes of a head that are read before it is complete; what comes with the last of them may go beyond. Room for a credential of
+/// 8 kB and a query in the URL.
+const MAX_HEAD_BYTES: usize = 32 * 1024;
+
+/// How long the last words of an answer may take whose client is shut out.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Belongs to an answer that goes on: when it fires, the connection is closed even if the client takes nothing of it.
+#[derive(Debug, Clone)]
+pub(super) struct ShutOut(pub(super) CancellationToken);
+
 /// Serves the routes. When `stop` fires it accepts no more, and returns when the requests in flight are answered. Dropping it
 /// closes every connection but those that have become WebSockets.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
-    header_timeout: Duration,
+    limits: ConnectionArgs,
     stop: CancellationToken,
 ) {
+    let places = Arc::new(Semaphore::new(limits.max_connections as usize));
     let mut connections = JoinSet::new();
     loop {
+        // The semaphore is never closed; were it, there would be no bound.
+        let accept = async {
+            let place = Arc::clone(&places).acquire_owned().await.ok();
+            listener.accept().await.map(|(stream, _)| (stream, place))
+        };
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(serve_one(stream, router.clone(), header_timeout, stop.clone()));
+            accepted = accept => match accepted {
+                Ok((stream, place)) => {
+                    let stream = Impatient::new(stream, limits.write_timeout(), place);
+                    connections.spawn(serve_one(stream, router.clone(), limits.header_timeout(), stop.clone()));
                 }
                 // The client has left before it was its turn.
                 Err(error) if is_of_the_client(&error) => {}
@@ -63,7 +94,10 @@ fn is_of_the_client(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn serve_one(stream: TcpStream, router: Router, header_timeout: Duration, stop: CancellationToken) {
+async fn serve_one<S>(stream: S, router: Router, header_timeout: Duration, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let clock = Arc::new(HeadClock::default());
     let seen = Arc::clone(&clock);
     let stream = InspectReader::new(stream, move |bytes: &[u8]| {
@@ -73,7 +107,17 @@ async fn serve_one(stream: TcpStream, router: Router, header_timeout: Duration, 
     });
     let mut builder = http1::Builder::new();
     builder.timer(HeadTimer { clock, header_timeout }).header_read_timeout(header_timeout);
-    let service = TowerToHyperService::new(router);
+    builder.max_buf_size(MAX_HEAD_BYTES);
+    let (shut_out, is_shut_out) = watch::channel(None);
+    let routes = TowerToHyperService::new(router);
+    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let (answering, shut_out) = (routes.call(request), shut_out.clone());
+        async move {
+            let mut answer: Response = answering.await?;
+            shut_out.send_replace(answer.extensions_mut().remove::<ShutOut>());
+            Ok::<_, std::convert::Infallible>(answer)
+        }
+    });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -81,20 +125,48 @@ async fn serve_one(stream: TcpStream, router: Router, header_timeout: Duration, 
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+        () = wait_until_shut_out(is_shut_out) => {
+            // No other request may follow, which would be cut off.
+            connection.as_mut().graceful_shutdown();
+            match tokio::time::timeout(LAST_WORDS, connection).await {
+                Ok(ended) => ended,
+                Err(_) => return debug!("closed the connection of a client that is shut out"),
+            }
+        }
     };
     if let Err(error) = ended {
         debug!(%error, "a connection has ended badly");
     }
 }
 
-/// When the first byte of the head came that is being waited for.
+/// Waits until the client is shut out of what it is being answered.
+async fn wait_until_shut_out(mut answers: watch::Receiver<Option<ShutOut>>) {
+    loop {
+        let answer = answers.borrow_and_update().clone();
+        let fires = async {
+            match answer {
+                Some(ShutOut(token)) => token.cancelled_owned().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = fires => return,
+            changed = answers.changed() => if changed.is_err() {
+                // Nothing more will be answered: what is on its way ends by itself.
+                std::future::pending::<()>().await;
+            },
+        }
+    }
+}
+
+/// Until when the head has to be there that is being waited for.
 #[derive(Debug, Default)]
 struct HeadClock(Mutex<Head>);
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Head {
-    /// Whether it is the connection's first.
-    is_later: bool,
+    /// Heads that have been waited for, this one included.
+    count: u64,
     first_byte_at: Option<Instant>,
 }
 
@@ -112,10 +184,15 @@ impl HeadClock {
     fn begin(&self, now: Instant, header_timeout: Duration) -> Instant {
         let mut head = self.lock();
         head.first_byte_at = None;
-        match std::mem::replace(&mut head.is_later, true) {
-            true => now + IDLE_TIMEOUT,
-            false => now + header_timeout,
-        }
+        head.count += 1;
+        if head.count > 1 { now + IDLE_TIMEOUT } else { now + header_timeout }
+    }
+
+    /// Returns when the wait is over for a head that has begun to come. The connection's first is waited for from the
+    /// connection's beginning, whenever it begins.
+    fn end_of_begun(&self, header_timeout: Duration) -> Option<Instant> {
+        let head = *self.lock();
+        head.first_byte_at.filter(|_| head.count > 1).map(|at| at + header_timeout)
     }
 }
 
@@ -128,13 +205,13 @@ struct HeadTimer {
 
 impl Timer for HeadTimer {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
-        self.sleep_until(Instant::now() + duration)
+        self.sleep_until(StdInstant::now() + duration)
     }
 
-    /// What the library names is the header timeout from now on; the end may be later or, once a byte comes, sooner.
-    fn sleep_until(&self, _deadline: Instant) -> Pin<Box<dyn Sleep>> {
+    /// What the library names is the header timeout from now on; the end is another one, and once a byte comes again another.
+    fn sleep_until(&self, _deadline: StdInstant) -> Pin<Box<dyn Sleep>> {
         let deadline = self.clock.begin(Instant::now(), self.header_timeout);
-        let sleep = Box::pin(tokio::time::sleep_until(deadline.into()));
+        let sleep = Box::pin(tokio::time::sleep_until(deadline));
         let (clock, header_timeout) = (Arc::clone(&self.clock), self.header_timeout);
         Box::pin(HeadSleep { clock, header_timeout, sleep, deadline })
     }
@@ -156,11 +233,10 @@ impl Future for HeadSleep {
 
     /// Is polled whenever bytes have come that do not complete the head.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let first_byte_at = self.clock.lock().first_byte_at;
-        let from_first_byte = first_byte_at.map(|at| at + self.header_timeout);
-        if let Some(sooner) = from_first_byte.filter(|sooner| *sooner < self.deadline) {
-            self.deadline = sooner;
-            self.sleep.as_mut().reset(sooner.into());
+        let deadline = self.clock.end_of_begun(self.header_timeout);
+        if let Some(deadline) = deadline.filter(|deadline| *deadline != self.deadline) {
+            self.deadline = deadline;
+            self.sleep.as_mut().reset(deadline);
         }
         self.sleep.as_mut().poll(cx)
     }
@@ -168,16 +244,65 @@ impl Future for HeadSleep {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+    use axum::routing::get;
+    use futures_util::{FutureExt, stream};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+
+    const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
     #[test]
     fn the_first_head_is_expected_at_once_and_later_ones_when_they_begin() {
         let (clock, now) = (HeadClock::default(), Instant::now());
-        let header_timeout = Duration::from_secs(1);
-        assert_eq!(clock.begin(now, header_timeout), now + header_timeout);
+        assert_eq!(clock.begin(now, HEADER_TIMEOUT), now + HEADER_TIMEOUT);
         clock.note_bytes();
-        assert!(clock.lock().first_byte_at.is_some());
-        assert_eq!(clock.begin(now, header_timeout), now + IDLE_TIMEOUT);
-        assert_eq!(clock.lock().first_byte_at, None, "those were another head's");
+        assert_eq!(clock.end_of_begun(HEADER_TIMEOUT), None, "the wait has begun with the connection");
+        assert_eq!(clock.begin(now, HEADER_TIMEOUT), now + IDLE_TIMEOUT);
+        assert_eq!(clock.end_of_begun(HEADER_TIMEOUT), None, "those bytes were another head's");
+        clock.note_bytes();
+        assert!(clock.end_of_begun(HEADER_TIMEOUT).is_some_and(|end| end >= now + HEADER_TIMEOUT));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_has_its_time_from_its_first_byte_however_late_that_comes() {
+        let clock = Arc::new(HeadClock::default());
+        let timer = HeadTimer { clock: Arc::clone(&clock), header_timeout: HEADER_TIMEOUT };
+        for first_byte_after in [Duration::from_secs(3), IDLE_TIMEOUT - Duration::from_secs(1)] {
+            drop(timer.sleep(HEADER_TIMEOUT));
+            let mut wait = timer.sleep(HEADER_TIMEOUT);
+            tokio::time::advance(first_byte_after).await;
+            clock.note_bytes();
+            assert!(wait.as_mut().now_or_never().is_none());
+            let begun = Instant::now();
+            wait.await;
+            // The timer counts in milliseconds.
+            let waited = begun.elapsed().as_secs_f64();
+            assert!((10.0..10.01).contains(&waited), "{first_byte_after:?}: {waited}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_shut_out_is_closed_even_if_it_takes_nothing() {
+        let token = CancellationToken::new();
+        let shut_out = ShutOut(token.clone());
+        let endless = stream::repeat(Ok::<_, std::convert::Infallible>("again and again"));
+        let answer = async move || {
+            let mut answer = Response::new(Body::from_stream(endless));
+            answer.extensions_mut().insert(shut_out);
+            answer
+        };
+        let router = Router::new().route("/", get(answer));
+        let (server, mut client) = tokio::io::duplex(1_000);
+        client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("a request");
+        let serving = tokio::spawn(serve_one(server, router, HEADER_TIMEOUT, CancellationToken::new()));
+        client.read_exact(&mut [0; 10]).await.expect("the answer has begun");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(!serving.is_finished());
+        token.cancel();
+        let begun = Instant::now();
+        serving.await.expect("no panic");
+        assert!(begun.elapsed() < LAST_WORDS * 2);
     }
 }

@@ -46,6 +46,7 @@ mod caller;
 mod connections;
 mod graphql;
 mod health;
+mod impatient;
 mod parameters;
 mod request_id;
 mod sse;

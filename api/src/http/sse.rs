@@ -13,8 +13,11 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt, stream};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::answer::has_no_data;
+use super::connections::ShutOut;
 use crate::access::Caller;
 use crate::access::door::{Credential, Denied, LOOK_AGAIN_AFTER};
 use crate::access::streams::OpenStream;
@@ -31,6 +34,14 @@ pub(super) fn respond(
     request: Request,
     stream: OpenStream,
 ) -> Response {
+    // Apart from the stream, which nobody asks for more while the client takes nothing.
+    let is_shut_out = CancellationToken::new();
+    let fires = is_shut_out.clone();
+    let denied = wait_until_denied(app.clone(), credential);
+    let watch = AbortOnDropHandle::new(tokio::spawn(async move {
+        denied.await;
+        fires.cancel();
+    }));
     let events = until_failure(app.graphql().execute_stream(caller, request))
         .map(|response| {
             let event = Event::default().event("next");
@@ -50,12 +61,14 @@ pub(super) fn respond(
         .chain(stream::once(async { Event::default().event("complete").data("") }))
         .map(move |event| {
             // Open until its last event has left, or the client has.
-            let _ = &stream;
+            let _ = (&stream, &watch);
             Ok::<_, Infallible>(event)
         })
         .take_until(app.shutdown().clone().cancelled_owned())
-        .take_until(shut_out(app.clone(), credential));
-    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+        .take_until(is_shut_out.clone().cancelled_owned());
+    let mut answer = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
+    answer.extensions_mut().insert(ShutOut(is_shut_out));
+    answer
 }
 
 #[derive(Serialize)]
@@ -76,7 +89,7 @@ fn sequence_of(response: &async_graphql::Response) -> Option<i64> {
 }
 
 /// Waits until the credential is no good any more.
-async fn shut_out(app: App, credential: Option<Credential>) {
+async fn wait_until_denied(app: App, credential: Option<Credential>) {
     loop {
         tokio::time::sleep(LOOK_AGAIN_AFTER).await;
         if app.door().identify(credential.as_ref()).await.err() == Some(Denied::Unauthenticated) {

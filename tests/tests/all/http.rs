@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, ALLOW, CONTENT_TYPE};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 const PLACE_BY_GET: &str = "mutation { placeOrder(input: { idempotencyKey: \"get\", lines: [{ sku: \"SKU-1\", quantity: 1 }] }) { replayed } }";
 
@@ -312,6 +312,63 @@ const HEADER_TIMEOUT: Duration = Duration::from_millis(300);
 
 async fn impatient_shop() -> Shop {
     Shop::open_with(|args| args.connections.header_timeout_ms = HEADER_TIMEOUT.as_millis() as u64).await
+}
+
+#[tokio::test]
+async fn connections_beyond_the_bound_wait_until_another_one_ends() {
+    let shop = Shop::open_with(|args| args.connections.max_connections = 2).await;
+    let connect = async || {
+        let mut connection = TcpStream::connect(shop.addr()).await.expect("a connection");
+        let head = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        connection.write_all(head.as_bytes()).await.expect("a request");
+        connection
+    };
+    let answer = async |connection: &mut TcpStream| {
+        let mut answer = [0; 12];
+        connection.read_exact(&mut answer).await.expect("an answer");
+        assert_eq!(&answer, b"HTTP/1.1 200");
+    };
+    let (mut first, mut second) = (connect().await, connect().await);
+    within("an answer", answer(&mut first)).await;
+    within("an answer", answer(&mut second)).await;
+    let mut third = connect().await;
+    let early = tokio::time::timeout(Duration::from_millis(200), answer(&mut third)).await;
+    assert!(early.is_err(), "there are two already");
+    drop(first);
+    within("an answer", answer(&mut third)).await;
+    drop((second, third));
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_closed() {
+    let shop = Shop::open_with(|args| {
+        args.connections.write_timeout_ms = 300;
+        args.connections.max_connections = 1;
+    })
+    .await;
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4_096).expect("a small buffer");
+    let mut greedy = socket.connect(shop.addr()).await.expect("a connection");
+    let query = "{ __schema { types { name description fields { name description } } } }";
+    let body = json!({ "query": query }).to_string();
+    let head = "POST /graphql HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json";
+    let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let asking = async { while greedy.write_all(request.as_bytes()).await.is_ok() {} };
+    within("the server has closed the connection", asking).await;
+    // Its place is free.
+    shop.execute("{ __typename }", json!({})).await;
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let shop = Shop::open().await;
+    let sent = shop.get("/healthz").header("x-large", "a".repeat(80_000)).send().await;
+    assert_eq!(sent.expect("an answer").status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    let sent = shop.get("/healthz").header("x-large", "a".repeat(24_000)).send().await;
+    assert_eq!(sent.expect("an answer").status(), StatusCode::OK);
+    shop.close().await;
 }
 
 /// Sends one byte of a head after another and returns how long the server bore it.
