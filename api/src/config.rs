@@ -655,8 +655,8 @@ pub(crate) fn is_loopback(listen: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
-/// Most connections that read orders on callers' behalf. Reads are batched, so that few are enough: six for what nested
-/// fields ask for, the rest for viewers and lists. They are among the spare ones.
+/// Most connections that read orders on callers' behalf. Reads are batched, so that few are enough, and whoever sees the same
+/// has half of them at most. They are among the spare ones.
 const MAX_READER_CONNECTIONS: u32 = 16;
 
 /// Connections that the pools leave to subcommands, `psql`, listeners and the superuser.

@@ -7,8 +7,8 @@
 //! | `/healthz`, `/readyz` | `health` |
 //! | `/metrics` | how busy the process is, to nobody beyond this machine: elsewhere on an address of its own alone |
 //!
-//! Everything from outside has a bound: the head and the body and the time that they take to arrive (`connections`), the size
-//! of WebSocket messages, how many sockets and streams an app has open (`crate::access`), the cost of a query
+//! Everything from outside has a bound: how many connections there are, the head and the body and the time that they take to
+//! arrive (`connections`), the time that an answer waits to be taken (`impatient`), the size of WebSocket messages, how many sockets and streams an app has open (`crate::access`), the cost of a query
 //! (`crate::graphql`).
 //!
 //! The GraphQL library has glue of its own for HTTP and WebSockets. It answers 200 whatever happened, whatever `Accept` asks
