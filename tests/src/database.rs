@@ -118,6 +118,17 @@ impl TestDatabase {
         .await;
     }
 
+    /// Waits until the feed of changes shows everything: it shows nothing that is younger than the oldest transaction of
+    /// the server, and other tests have theirs.
+    pub async fn wait_until_feed_is_complete(&self) {
+        eventually("the feed is complete", async || {
+            let hidden =
+                "SELECT count(*) FROM order_events WHERE xid >= pg_snapshot_xmin(pg_current_snapshot())";
+            (self.number(hidden).await == 0).then_some(())
+        })
+        .await;
+    }
+
     /// Asserts that `oms verify` would find nothing.
     pub async fn assert_books_balance(&self) {
         assert_eq!(self.violations().await, [] as [String; 0], "the books balance");

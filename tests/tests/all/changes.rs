@@ -46,6 +46,7 @@ async fn a_poller_sees_each_event_once_while_many_write() {
         after = end;
     }
     shop.db.wait_until_settled().await;
+    shop.db.wait_until_feed_is_complete().await;
     let (more, end) = read_on(&shop, after, 100).await;
     seen.extend(more);
     let distinct: HashSet<&(String, i64)> = seen.iter().collect();
@@ -64,6 +65,7 @@ async fn a_poller_sees_each_event_once_while_many_write() {
 async fn a_transaction_that_is_left_open_holds_the_feed_back_and_nothing_is_skipped() {
     let shop = Shop::open().await;
     let first = shop.place(order("first", [("SKU-1", 1)]).settled()).await.id().to_owned();
+    shop.db.wait_until_feed_is_complete().await;
     let (seen, after) = read_on(&shop, Value::Null, 100).await;
     assert_eq!(seen.len(), 6);
 
@@ -75,6 +77,7 @@ async fn a_transaction_that_is_left_open_holds_the_feed_back_and_nothing_is_skip
     let (seen, after) = read_on(&shop, after, 100).await;
     assert_eq!(seen, [], "what committed later waits for what began earlier");
     open.commit().await.expect("it commits");
+    shop.db.wait_until_feed_is_complete().await;
     let (seen, _) = read_on(&shop, after, 100).await;
     assert_eq!(seen[0], (first, 7));
     let expected: Vec<(String, i64)> = (1..=6).map(|sequence| (second.clone(), sequence)).collect();
@@ -95,6 +98,7 @@ async fn an_app_is_fed_its_own_orders_alone_and_a_bad_cursor_is_refused() {
         let input = order(key, [("SKU-1", 1)]).settled().into_value();
         client.execute(place, json!({ "input": input })).await;
     }
+    shop.db.wait_until_feed_is_complete().await;
     assert_eq!(
         (read_on(&a, Value::Null, 5).await.0.len(), read_on(&b, Value::Null, 5).await.0.len()),
         (12, 6)
@@ -115,6 +119,7 @@ async fn events_of_a_restored_dump_are_the_oldest_of_the_feed() {
     assert_eq!(read_on(&shop, Value::Null, 100).await.0, [], "hidden until the counter has come there");
     migration::migrate(&shop.db.connection()).await.expect("the schema is current");
     let after = shop.place(order("after", [("SKU-1", 1)]).settled()).await.id().to_owned();
+    shop.db.wait_until_feed_is_complete().await;
     let (seen, _) = read_on(&shop, Value::Null, 100).await;
     assert_eq!(seen.len(), 12);
     assert!(seen[6..].iter().all(|(id, _)| *id == after), "{seen:?}");

@@ -86,11 +86,12 @@ impl Scene {
         self.server.client().with(&app.secret)
     }
 
-    /// Carries out every order that was placed.
+    /// Carries out every order that was placed, until the feed of changes shows all of it.
     async fn carry_out(&self) {
         let runner = Server::start_with(&self.db, |args| args.process.role = Role::Runner).await;
         self.db.wait_until_settled().await;
         runner.stop().await;
+        self.db.wait_until_feed_is_complete().await;
     }
 
     /// Places two orders of A, one of which fails, and registers a document for it.
