@@ -9,11 +9,13 @@
 //!
 //! Absent on purpose: the rules of an order ([`domain::order::place`]) and what becomes of it (`saga::place_order`).
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use domain::order;
 use domain::order::place::{PlaceOrder, PlaceResult};
+use futures_util::FutureExt;
 use saga::engine::notify::Wakeups;
 use saga::place_order;
 use sea_orm::{DatabaseConnection, DbErr, TransactionTrait};
@@ -154,18 +156,16 @@ fn give_up_on_those_who_waited(health: &SharedHealth, batch: &mut Vec<Waiting>) 
 /// Places one batch, and leaves the lane to the next.
 async fn place_in_lane(
     lane: OwnedSemaphorePermit,
-    work: impl Future<Output = Option<DbErr>> + Send + 'static,
+    work: impl Future<Output = Option<DbErr>>,
     health: SharedHealth,
 ) {
     let begun = Instant::now();
-    // A task of its own, so that a panic costs this batch its answers and the next one nothing.
-    match tokio::spawn(work).await {
+    // A panic costs this batch its answers and the next one nothing.
+    match AssertUnwindSafe(work).catch_unwind().await {
         Ok(trouble) => {
             health.lock().unwrap_or_else(PoisonError::into_inner).note(begun, trouble);
         }
-        Err(error) => {
-            error!(%error, "placing a batch panicked; its callers were told that it was broken off");
-        }
+        Err(_) => error!("placing a batch panicked; its callers were told that it was broken off"),
     }
     drop(lane);
 }
@@ -316,6 +316,22 @@ mod tests {
             let result = placing.place(waiting(key).0.order).await;
             assert!(matches!(result, Err(PlacingError::Database(_) | PlacingError::BrokenOff)));
         }
+    }
+
+    #[test]
+    fn one_lane_s_slow_failure_says_nothing_while_the_other_succeeds() {
+        let mut health = Health::default();
+        let (earlier, away) = (Instant::now(), || Some(DbErr::Custom("away".to_owned())));
+        health.note(earlier, None);
+        health.note(earlier, away());
+        assert!(health.away.is_none(), "another batch has succeeded since it began");
+        let begun = Instant::now();
+        health.note(begun, away());
+        assert!(health.away.is_some());
+        health.note(begun, None);
+        assert!(health.away.is_some(), "that one had begun before");
+        health.note(Instant::now(), None);
+        assert!(health.away.is_none());
     }
 
     #[test]

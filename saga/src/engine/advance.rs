@@ -12,11 +12,12 @@ use serde_json::{Value, json};
 use tracing::warn;
 use uuid::Uuid;
 
-use super::batch::{
-    Advanced, Batch, BatchError, CallResult, Context, Place, Written, begin_attempt, database,
-};
+use super::batch::{Advanced, Batch, Context, Place, Written, begin_attempt};
+use super::batch_error::{BatchError, database};
 use super::breaker::Breakers;
 use super::definition::Definitions;
+use super::dispatch::CallResult;
+use super::guard::Guard;
 use super::history::{Attempt, LogEntry, LogKind, evidence};
 use super::plan::{self, Ended};
 use super::step::{Failure, Outcome, Saga};
@@ -87,6 +88,23 @@ pub(super) async fn park(
     batch.write().await?.commit(tx).await
 }
 
+/// Lets one saga wait where it is, without an attempt being counted.
+pub(super) async fn postpone(
+    db: &DatabaseConnection,
+    context: Context<'_>,
+    saga_id: Uuid,
+    delay: Duration,
+) -> Result<Advanced, BatchError> {
+    let tx = db.begin().await.map_err(database("begin to postpone a saga"))?;
+    let claimed = store::claim_these(&tx, &[saga_id]).await.map_err(database("claim a saga to postpone"))?;
+    let rows = store::load_sagas(&tx, &claimed).await.map_err(database("load a saga to postpone"))?;
+    let mut batch = Batch::new(context, &tx, rows, None);
+    for saga in std::mem::take(&mut batch.runnable) {
+        batch.block_until(saga, delay);
+    }
+    batch.write().await?.commit(tx).await
+}
+
 /// Records results, matched to their open calls by epoch, and carries the sagas on. A result that matches none is kept
 /// as evidence and changes nothing.
 pub(super) async fn settle(
@@ -99,13 +117,16 @@ pub(super) async fn settle(
     let (saga_ids, epochs) =
         results.iter().map(|result| (result.dispatch.saga_id, result.dispatch.epoch)).unzip();
     let taken = store::take_calls(&tx, saga_ids, epochs).await.map_err(database("take open calls"))?;
+    let epoch_of = |saga_id: Uuid, epoch: i32| (saga_id, if Guard::EpochMatch.is_off() { 0 } else { epoch });
     let outcomes: HashMap<(Uuid, i32), &Outcome> = results
         .iter()
-        .map(|result| ((result.dispatch.saga_id, result.dispatch.epoch), &result.outcome))
+        .map(|result| (epoch_of(result.dispatch.saga_id, result.dispatch.epoch), &result.outcome))
         .collect();
     let ended: Vec<(CallRow, Outcome)> = taken
         .into_iter()
-        .filter_map(|row| outcomes.get(&(row.saga_id, row.epoch)).map(|&outcome| (row, outcome.clone())))
+        .filter_map(|row| {
+            outcomes.get(&epoch_of(row.saga_id, row.epoch)).map(|&outcome| (row, outcome.clone()))
+        })
         .collect();
     let matched: HashSet<(Uuid, i32)> = ended.iter().map(|(row, _)| (row.saga_id, row.epoch)).collect();
     let stale: Vec<LogEntry> = results

@@ -7,22 +7,22 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
-use sea_orm::{DatabaseTransaction, DbErr};
+use sea_orm::DatabaseTransaction;
 use serde_json::{Value, json};
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
+use super::batch_error::{AFTER_THE_STEPS, BatchError, blame, database, panic_message, step_failed};
 use super::breaker::Breakers;
 use super::crash_point::CommitPlaces;
-use super::definition::{Action, CONCLUSION, Definition, Definitions, LEASE_MARGIN, Resolution};
+use super::definition::{Action, Definition, Definitions, LEASE_MARGIN, Resolution};
+use super::dispatch::Dispatch;
 use super::guard::Guard;
 use super::history::{Attempt, LogEntry, LogKind};
 use super::plan::{self, Cursor, Ended, Next, Wait};
 use super::retry::with_full_jitter;
 use super::status::{Direction, SagaStatus};
-use super::step::{
-    Call, ExternalStep, Failure, LocalStep, Outcome, Saga, Settled, StepError, Verdict, storable,
-};
+use super::step::{Call, ExternalStep, Failure, LocalStep, Outcome, Saga, Settled, StepError, Verdict};
 use super::step_transaction::StepTransaction;
 use super::store::{self, CallRow, NewCall, SagaRow, SagaUpdate, Writes};
 
@@ -52,72 +52,6 @@ pub(super) struct Advanced {
     pub(super) made_ready: bool,
     /// Results that matched no open call.
     pub(super) stale: usize,
-}
-
-/// A call to be made, with everything that its result has to name.
-#[derive(Clone)]
-pub(super) struct Dispatch {
-    pub(super) saga_id: Uuid,
-    pub(super) definition: Arc<Definition>,
-    pub(super) place: Place,
-    pub(super) epoch: i32,
-    pub(super) attempt: u32,
-    pub(super) generation: u32,
-    /// Whether an earlier attempt may have taken effect and the other system can be asked.
-    pub(super) look_up_first: bool,
-    pub(super) step: Arc<dyn ExternalStep>,
-    pub(super) call: Call,
-}
-
-impl std::fmt::Debug for Dispatch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The request may name a card.
-        f.debug_struct("Dispatch")
-            .field("saga_id", &self.saga_id)
-            .field("epoch", &self.epoch)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A call that was made, and how it ended.
-pub(super) struct CallResult {
-    pub(super) dispatch: Dispatch,
-    pub(super) outcome: Outcome,
-    pub(super) started_at: DateTime<Utc>,
-}
-
-/// Why a transaction was rolled back.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum BatchError {
-    /// A statement of the engine failed, or the commit did.
-    #[error("could not {doing}")]
-    Database {
-        doing: &'static str,
-        #[source]
-        source: DbErr,
-    },
-    /// The commit's answer was lost: nobody knows whether it happened.
-    #[error("lost the answer to a commit")]
-    CommitLost {
-        /// What is true if it did.
-        advanced: Box<Advanced>,
-        #[source]
-        source: DbErr,
-    },
-    /// A step failed for a set of sagas of which at least one is to blame.
-    #[error("step {step} failed for a batch of {}", saga_ids.len())]
-    Step {
-        step: &'static str,
-        place: Place,
-        /// Where each saga of the transaction was when it began.
-        saga_ids: Vec<(Uuid, Place)>,
-        #[source]
-        source: StepError,
-    },
-}
-
-pub(super) fn database(doing: &'static str) -> impl FnOnce(DbErr) -> BatchError {
-    move |source| BatchError::Database { doing, source }
 }
 
 pub(super) fn begin_attempt(saga: &mut Saga) {
@@ -343,8 +277,7 @@ impl<'a> Batch<'a> {
                 }
                 saga.cursor = cursor;
                 saga.stuck = stuck;
-                self.writes.timers.push((saga.id, delay));
-                self.block(saga, None);
+                self.block_until(saga, delay);
             }
             Next::Hold(cursor) => {
                 error!(saga.id = %saga.id, step, "the saga is held: the outcome is unknown and a person must decide");
@@ -401,8 +334,7 @@ impl<'a> Batch<'a> {
             }
             if let Err(wait) = self.context.breakers.admit(step.system(), Instant::now()) {
                 // No attempt is begun: the saga waits where it is until the system answers others again.
-                self.writes.timers.push((saga.id, wait + with_full_jitter(PARKED_SPREAD)));
-                self.block(saga, None);
+                self.block_until(saga, wait + with_full_jitter(PARKED_SPREAD));
                 continue;
             }
             let request = match frozen.remove(&(saga.id, saga.cursor.generation)) {
@@ -451,6 +383,12 @@ impl<'a> Batch<'a> {
 
     pub(super) fn block_ready(&mut self, saga: Saga) {
         self.writes.ready.push(saga.id);
+        self.block(saga, None);
+    }
+
+    /// Lets a saga wait where it is.
+    pub(super) fn block_until(&mut self, saga: Saga, delay: Duration) {
+        self.writes.timers.push((saga.id, delay));
         self.block(saga, None);
     }
 
@@ -535,26 +473,6 @@ impl Written {
     }
 }
 
-/// What is said of a failure after the last step, of which it is not known whose it is.
-const AFTER_THE_STEPS: &str = "(after the steps)";
-
-/// Makes the error of what is done for all sagas after their steps. Of one saga alone it is known where it began, and
-/// there it is parked.
-fn blame(started: &[(Uuid, Place)], step: &'static str, source: StepError) -> BatchError {
-    let place = started.first().map_or((CONCLUSION, Direction::Forward), |(_, place)| *place);
-    step_failed(started, step, place, source)
-}
-
-fn step_failed(started: &[(Uuid, Place)], step: &'static str, place: Place, source: StepError) -> BatchError {
-    match source {
-        // Nobody's step is to blame: nothing is bisected, and no attempt is counted.
-        StepError::Database(source) if store::is_unavailable(&source) => {
-            BatchError::Database { doing: "run a step", source }
-        }
-        source => BatchError::Step { step, place, saga_ids: started.to_vec(), source },
-    }
-}
-
 /// How far apart sagas return that a circuit breaker has parked.
 const PARKED_SPREAD: Duration = Duration::from_millis(250);
 
@@ -602,13 +520,4 @@ async fn run_local(
     } else {
         Err(StepError::Broken(format!("the step gave {} verdicts for {} sagas", verdicts.len(), sagas.len())))
     }
-}
-
-/// Returns what a panic said, if it said it in text.
-pub(super) fn panic_message(panic: &Box<dyn std::any::Any + Send>) -> String {
-    panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .map_or_else(|| "no message".to_owned(), |message| storable(&message))
 }

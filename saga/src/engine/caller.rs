@@ -10,9 +10,10 @@ use chrono::Utc;
 use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::batch::{CallResult, Dispatch, panic_message};
+use super::batch_error::panic_message;
 use super::breaker::Breakers;
 use super::crash_point::CrashPoint;
+use super::dispatch::{CallResult, Dispatch};
 use super::step::{Lookup, Outcome};
 
 /// A result on its way to be settled, with the capacity that is given back once it has been.

@@ -3,7 +3,7 @@
 //! The fail point `crash_place` names the place, as `POINT/STEP/DIRECTION`; the fail point `crash` is what happens
 //! there. Without the `failpoints` feature all of this compiles to nothing.
 
-use super::batch::Dispatch;
+use super::dispatch::Dispatch;
 #[cfg(feature = "failpoints")]
 use super::history::LogKind;
 #[cfg(feature = "failpoints")]

@@ -5,7 +5,7 @@ use sea_orm::{ConnectionTrait, DbErr};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::batch::CallResult;
+use super::dispatch::CallResult;
 use super::plan::Ended;
 use super::status::Direction;
 use super::step::{Outcome, Saga};

@@ -15,10 +15,12 @@
 
 mod advance;
 mod batch;
+mod batch_error;
 mod breaker;
 mod caller;
 mod crash_point;
 pub mod definition;
+mod dispatch;
 pub mod guard;
 mod history;
 pub mod notify;
@@ -27,6 +29,7 @@ pub mod plan;
 pub mod process;
 pub mod retry;
 pub mod runner;
+mod settler;
 mod status;
 mod step;
 mod step_transaction;

@@ -4,24 +4,28 @@
 //! taken before sagas are claimed and given back after the commit that settles the result, so a slow gateway holds
 //! work back in the database and not in memory.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use metrics::{counter, gauge, histogram};
 use sea_orm::DatabaseConnection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use super::advance::{self, Onward, Selection};
-use super::batch::{Advanced, BatchError, CallResult, Context, Place};
+use super::advance::{self, Selection};
+use super::batch::{Advanced, Context, Place};
+use super::batch_error::{BatchError, panic_message};
 use super::breaker::Breakers;
 use super::caller::{self, Answered};
 use super::definition::Definitions;
 use super::notify::Wakeups;
 use super::retry::with_full_jitter;
+use super::settler::settle_loop;
 use super::step::StepError;
 use super::{store, sweeper};
 
@@ -61,23 +65,20 @@ impl Default for RunnerSettings {
     }
 }
 
-/// How long the first results of a batch wait for others, as long as other calls are open.
-const GATHER_TIME: Duration = Duration::from_millis(2);
-
 /// How long a runner that is behind waits for capacity worth a transaction: about as long as one takes.
 const CAPACITY_PATIENCE: Duration = Duration::from_millis(20);
 
 /// How long to wait before trying again when the database is in trouble.
-const TROUBLE_DELAY: Duration = Duration::from_millis(250);
+pub(super) const TROUBLE_DELAY: Duration = Duration::from_millis(250);
 
 /// How often to look for a lost commit before the leases are left to bring its calls back.
-const MAX_LOOKS: u32 = 40;
+pub(super) const MAX_LOOKS: u32 = 40;
 
 /// How often one batch is tried again after losing a deadlock or a serialization conflict.
 const MAX_CONFLICTS: u32 = 5;
 
-/// The longest pause after a conflict.
-const CONFLICT_PAUSE: Duration = Duration::from_millis(20);
+/// How long a saga waits whose step has taken longer than a statement may, because of it or of a lock that somebody holds.
+const TIME_OUT_DELAY: Duration = Duration::from_secs(1);
 
 /// A running runner.
 #[derive(Debug)]
@@ -93,7 +94,7 @@ pub(super) struct Engine {
     pub(super) wakeups: Arc<Wakeups>,
     pub(super) settings: RunnerSettings,
     breakers: Arc<Breakers>,
-    permits: Arc<Semaphore>,
+    pub(super) permits: Arc<Semaphore>,
     results: mpsc::Sender<Answered>,
 }
 
@@ -167,13 +168,10 @@ async fn run_loops(engine: Arc<Engine>, answered: mpsc::Receiver<Answered>, shut
 
 /// Runs a loop to its end, and begins it again if it panics: a process whose heartbeat goes on while one of its loops is
 /// dead would hold up work that no other process takes over.
-async fn keep_up<Looping>(begin: impl Fn() -> Looping + Send + 'static)
-where
-    Looping: Future<Output = ()> + Send + 'static,
-{
-    while let Err(error) = tokio::spawn(begin()).await {
+async fn keep_up<Looping: Future<Output = ()>>(begin: impl Fn() -> Looping) {
+    while let Err(panic) = AssertUnwindSafe(begin()).catch_unwind().await {
         counter!("oms_runner_panics_total").increment(1);
-        error!(%error, "a loop of the runner panicked; beginning it again");
+        error!(panic = panic_message(&panic), "a loop of the runner panicked; beginning it again");
         tokio::time::sleep(TROUBLE_DELAY).await;
     }
 }
@@ -209,38 +207,6 @@ async fn advance_loop(engine: Arc<Engine>, shutdown: CancellationToken) {
                 tokio::time::sleep(TROUBLE_DELAY).await;
             }
         }
-    }
-}
-
-/// Gathers results and settles them, several batches at a time, until shutdown and then until nothing is open.
-async fn settle_loop(
-    engine: &Arc<Engine>,
-    mut answered: mpsc::Receiver<Answered>,
-    shutdown: &CancellationToken,
-) {
-    let slots = Arc::new(Semaphore::new(engine.settings.parallel_batches as usize));
-    let mut batches = JoinSet::new();
-    let drained = engine.drained_after(shutdown);
-    tokio::pin!(drained);
-    loop {
-        let first = tokio::select! {
-            first = answered.recv() => first,
-            () = &mut drained => None,
-        };
-        let Some(first) = first else { break };
-        // The slot first: what comes in while none is free joins the batch.
-        let Ok(slot) = slots.clone().acquire_owned().await else { break };
-        let batch = engine.gather(first, &mut answered).await;
-        let engine = engine.clone();
-        batches.spawn(async move {
-            engine.settle_until_done(batch).await;
-            drop(slot);
-        });
-        while batches.try_join_next().is_some() {}
-    }
-    let rest = async { while batches.join_next().await.is_some() {} };
-    if tokio::time::timeout(engine.settings.drain_time, rest).await.is_err() {
-        warn!("stopped before every result was settled; another process will take the calls over");
     }
 }
 
@@ -325,30 +291,9 @@ impl Engine {
         }
     }
 
-    /// Finds out whether a lost commit that would have ended these calls did not happen.
-    async fn is_any_open(&self, results: &[CallResult]) -> bool {
-        let saga_ids: Vec<Uuid> = results.iter().map(|result| result.dispatch.saga_id).collect();
-        for _ in 0..MAX_LOOKS {
-            match store::find_open_epochs(&self.db, saga_ids.clone(), self.worker_id).await {
-                Ok(open) => {
-                    let is_open = |result: &CallResult| {
-                        open.get(&result.dispatch.saga_id) == Some(&result.dispatch.epoch)
-                    };
-                    return results.iter().any(is_open);
-                }
-                Err(error) => {
-                    warn!(%error, "cannot see whether a commit happened; trying again");
-                    tokio::time::sleep(TROUBLE_DELAY).await;
-                }
-            }
-        }
-        // Settling what is settled already changes nothing.
-        true
-    }
-
     /// Finds out which calls of a transaction are committed, once the database answers again, so that they are made
     /// now and not when their leases are over. Sagas without a call need nothing: rows alone carry them on.
-    async fn as_committed(&self, mut advanced: Advanced) -> Advanced {
+    pub(super) async fn as_committed(&self, mut advanced: Advanced) -> Advanced {
         let saga_ids: Vec<Uuid> = advanced.dispatches.iter().map(|dispatch| dispatch.saga_id).collect();
         for _ in 0..MAX_LOOKS {
             match store::find_open_epochs(&self.db, saga_ids.clone(), self.worker_id).await {
@@ -396,7 +341,11 @@ impl Engine {
                         self.publish(advanced, own);
                     }
                 }
-                Err(BatchError::Step { .. }) => sets.push(set),
+                Err(BatchError::Step { .. }) if set.len() > 1 => sets.push(set),
+                // It is still ready, and whoever takes it next comes here again; its neighbors go on.
+                Err(BatchError::Step { step, source, .. }) => {
+                    error!(saga.id = %set[0], step, error = %chain(&source), "a saga can be neither advanced nor parked");
+                }
                 Err(error) if moved == 0 => return Err(error),
                 Err(error) => {
                     // The rest is still ready; the calls that are committed must not wait for it.
@@ -422,98 +371,12 @@ impl Engine {
             return self.try_advance(selection, Some(place)).await;
         }
         counter!("oms_sagas_parked_total", "step" => step).increment(1);
+        if is_time_out(&source) {
+            error!(saga.id = %saga_id, step, error = %chain(&source), "the step takes too long; trying again later");
+            return advance::postpone(&self.db, self.context(), saga_id, TIME_OUT_DELAY).await;
+        }
         error!(saga.id = %saga_id, step, error = %chain(&source), "the step cannot run for this saga; backing off");
         advance::park(&self.db, self.context(), saga_id, &chain(&source)).await
-    }
-
-    /// Waits shortly for more results, as long as calls are open, and takes up to a batch of them.
-    async fn gather(&self, first: Answered, answered: &mut mpsc::Receiver<Answered>) -> Vec<Answered> {
-        let limit = self.settings.batch_size as usize;
-        let mut batch = vec![first];
-        let deadline = tokio::time::Instant::now() + GATHER_TIME;
-        while batch.len() < limit {
-            if let Ok(next) = answered.try_recv() {
-                batch.push(next);
-                continue;
-            }
-            let open = self.settings.max_open_calls as usize - self.permits.available_permits();
-            if open <= batch.len() {
-                break;
-            }
-            match tokio::time::timeout_at(deadline, answered.recv()).await {
-                Ok(Some(next)) => batch.push(next),
-                Ok(None) | Err(_) => break,
-            }
-        }
-        batch
-    }
-
-    /// Settles a batch, however long the database takes. When it takes longer than the leases, another process has
-    /// taken the calls over and the results are kept as evidence.
-    async fn settle_until_done(&self, batch: Vec<Answered>) {
-        let (results, permits): (Vec<CallResult>, Vec<OwnedSemaphorePermit>) =
-            batch.into_iter().map(|answered| (answered.result, answered.permit)).unzip();
-        let mut permits = permits.into_iter().reduce(|mut all, one| {
-            all.merge(one);
-            all
-        });
-        let mut sets: Vec<(&[CallResult], Onward)> = vec![(&results, Onward::Now)];
-        while let Some((set, onward)) = sets.pop() {
-            match advance::settle(&self.db, self.context(), set, onward).await {
-                Ok(advanced) => {
-                    counter!("oms_calls_settled_total").increment(set.len() as u64);
-                    if advanced.stale > 0 {
-                        counter!("oms_stale_results_total").increment(advanced.stale as u64);
-                        warn!(
-                            results = advanced.stale,
-                            "results came after their calls were taken over; kept as evidence"
-                        );
-                    }
-                    if let Some(permits) = &mut permits
-                        && let Some(own) = permits.split(set.len())
-                    {
-                        self.publish(advanced, own);
-                    }
-                }
-                // Nobody is to blame for a conflict.
-                Err(error) if is_conflict(&error) => {
-                    debug!(error = %chain(&error), "settling lost a conflict; trying again");
-                    sets.push((set, onward));
-                    tokio::time::sleep(with_full_jitter(CONFLICT_PAUSE)).await;
-                }
-                Err(BatchError::Step { step, source, .. }) if set.len() > 1 => {
-                    warn!(step, results = set.len(), error = %chain(&source), "a step failed; bisecting its results");
-                    let (left, right) = set.split_at(set.len() / 2);
-                    sets.extend([(right, onward), (left, onward)]);
-                }
-                // It may be the step after the call that cannot run, and the result is a fact all the same.
-                Err(BatchError::Step { .. }) if onward == Onward::Now => sets.push((set, Onward::Later)),
-                Err(BatchError::Step { step, source, .. }) => {
-                    // The call stays open: its lease ends, and the same key gets the same answer again.
-                    counter!("oms_sagas_parked_total", "step" => step).increment(1);
-                    error!(saga.id = %set[0].dispatch.saga_id, step, error = %chain(&source),
-                        "the result cannot be recorded; the call is repeated when its lease is over");
-                }
-                Err(BatchError::CommitLost { advanced, source }) => {
-                    warn!(error = %source, "lost the answer to a commit; looking whether it happened");
-                    if self.is_any_open(set).await {
-                        sets.push((set, onward));
-                        continue;
-                    }
-                    let advanced = self.as_committed(*advanced).await;
-                    if let Some(permits) = &mut permits
-                        && let Some(own) = permits.split(set.len())
-                    {
-                        self.publish(advanced, own);
-                    }
-                }
-                Err(error) => {
-                    warn!(error = %chain(&error), "could not settle results; trying again");
-                    sets.push((set, onward));
-                    tokio::time::sleep(TROUBLE_DELAY).await;
-                }
-            }
-        }
     }
 
     /// Dispatches committed calls and wakes whoever waits for what was committed.
@@ -539,7 +402,10 @@ impl Engine {
     }
 
     /// Completes when, after shutdown, no call is open any more or the drain time is over.
-    fn drained_after(self: &Arc<Self>, shutdown: &CancellationToken) -> impl Future<Output = ()> + use<> {
+    pub(super) fn drained_after(
+        self: &Arc<Self>,
+        shutdown: &CancellationToken,
+    ) -> impl Future<Output = ()> + use<> {
         let (engine, shutdown) = (self.clone(), shutdown.clone());
         async move {
             shutdown.cancelled().await;
@@ -553,7 +419,7 @@ impl Engine {
 }
 
 /// Returns whether the transaction lost a deadlock or a serialization conflict and may simply be run again.
-fn is_conflict(error: &BatchError) -> bool {
+pub(super) fn is_conflict(error: &BatchError) -> bool {
     let source = match error {
         BatchError::Database { source, .. }
         | BatchError::Step { source: StepError::Database(source), .. } => source,
@@ -561,6 +427,13 @@ fn is_conflict(error: &BatchError) -> bool {
     };
     // SQLSTATE: serialization_failure, deadlock_detected (PostgreSQL manual, appendix A).
     matches!(store::sql_state(source).as_deref(), Some("40001" | "40P01"))
+}
+
+/// Returns whether a step was broken off because a statement took too long. Nobody knows whose fault that is.
+pub(super) fn is_time_out(error: &StepError) -> bool {
+    // SQLSTATE: query_canceled, lock_not_available (PostgreSQL manual, appendix A).
+    let StepError::Database(source) = error else { return false };
+    matches!(store::sql_state(source).as_deref(), Some("57014" | "55P03"))
 }
 
 /// Writes an error and its causes in one line.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::batch::BatchError;
+use super::batch_error::BatchError;
 use super::runner::{Engine, chain};
 use super::{advance, store};
 

@@ -166,39 +166,6 @@ impl ExternalStep for Brittle {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_panics_parks_one_saga_and_an_answer_that_cannot_be_stored_none() {
-    let db = TestDatabase::create().await;
-    let runner_db = db.connect_runner().await;
-    let sagas: Vec<NewSaga> = (0..10)
-        .map(|turn| NewSaga { id: Uuid::now_v7(), subject_id: Uuid::now_v7(), state: json!(turn == 3) })
-        .collect();
-    insert_sagas(&runner_db, "silent", 1, &sagas).await.expect("they begin");
-    let mut definition = silent_saga();
-    definition.steps[0].forward = Action::External(Arc::new(Brittle));
-    let definitions = Definitions::try_new([definition]).expect("it is well defined");
-    let stop = CancellationToken::new();
-    let runner =
-        Runner::start(runner_db, definitions.clone(), Wakeups::new(), quick_settings(), stop.clone());
-    eventually("all but one succeed", async || {
-        (db.number("SELECT count(*) FROM saga WHERE status = 'SUCCEEDED'").await == 9).then_some(())
-    })
-    .await;
-    let answers = "SELECT count(*) FROM saga_log WHERE step = 'ask' AND detail ->> 'id' = '1'";
-    assert_eq!(db.number(answers).await, 9, "the answers are on record");
-    eventually("the other is parked, and the reason is on record", async || {
-        let told =
-            format!("SELECT detail ->> 'reason' FROM saga_log WHERE saga_id = '{}' LIMIT 1", sagas[3].id);
-        let told = db.texts(&told).await.pop()?;
-        assert!(told.contains("there is nothing to ask for"), "{told}");
-        Some(())
-    })
-    .await;
-    stop.cancel();
-    runner.stopped().await;
-    db.discard().await;
-}
-
 fn silent_saga() -> Definition {
     let step = |name, kind, forward, backward| StepDefinition {
         name,
@@ -223,33 +190,104 @@ fn silent_saga() -> Definition {
     }
 }
 
+/// Ten sagas of one definition and their runner. The state of the fourth says that it is poisonous.
+struct Ten {
+    db: TestDatabase,
+    definitions: Definitions,
+    culprit: Uuid,
+    stop: CancellationToken,
+    runner: Runner,
+}
+
+impl Ten {
+    async fn start(definition: Definition, prepare: impl AsyncFnOnce(&TestDatabase, Uuid)) -> Self {
+        let db = TestDatabase::create().await;
+        let runner_db = db.connect_runner().await;
+        let sagas: Vec<NewSaga> = (0..10)
+            .map(|turn| NewSaga { id: Uuid::now_v7(), subject_id: Uuid::now_v7(), state: json!(turn == 3) })
+            .collect();
+        let culprit = sagas[3].id;
+        insert_sagas(&runner_db, definition.name, definition.version, &sagas).await.expect("they begin");
+        prepare(&db, culprit).await;
+        let definitions = Definitions::try_new([definition]).expect("it is well defined");
+        let stop = CancellationToken::new();
+        let runner =
+            Runner::start(runner_db, definitions.clone(), Wakeups::new(), quick_settings(), stop.clone());
+        Self { db, definitions, culprit, stop, runner }
+    }
+
+    /// Waits until so many have come to this status.
+    async fn are(&self, count: i64, status: &str) {
+        let there = format!("SELECT count(*) FROM saga WHERE status = '{status}'");
+        eventually("so many are there", async || (self.db.number(&there).await == count).then_some(())).await;
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.runner.stopped().await;
+        self.db.discard().await;
+    }
+}
+
+fn brittle_saga() -> Definition {
+    let mut definition = silent_saga();
+    definition.steps[0].forward = Action::External(Arc::new(Brittle));
+    definition
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_panics_parks_one_saga_and_an_answer_that_cannot_be_stored_none() {
+    let ten = Ten::start(brittle_saga(), async |_, _| ()).await;
+    ten.are(9, "SUCCEEDED").await;
+    let answers = "SELECT count(*) FROM saga_log WHERE step = 'ask' AND detail ->> 'id' = '1'";
+    assert_eq!(ten.db.number(answers).await, 9, "the answers are on record");
+    eventually("the other is parked, and the reason is on record", async || {
+        let told =
+            format!("SELECT detail ->> 'reason' FROM saga_log WHERE saga_id = '{}' LIMIT 1", ten.culprit);
+        let told = ten.db.texts(&told).await.pop()?;
+        assert!(told.contains("there is nothing to ask for"), "{told}");
+        Some(())
+    })
+    .await;
+    ten.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_that_cannot_even_be_parked_stops_nobody() {
+    let ten = Ten::start(brittle_saga(), async |db, culprit| {
+        db.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not this one'; END $$",
+        )
+        .await;
+        db.execute(&format!(
+            "CREATE TRIGGER refuse BEFORE INSERT ON saga_log FOR EACH ROW
+             WHEN (NEW.saga_id = '{culprit}') EXECUTE FUNCTION refuse()"
+        ))
+        .await;
+    })
+    .await;
+    ten.are(9, "SUCCEEDED").await;
+    // Once it can be written what is the matter, it is.
+    ten.db.execute("DROP TRIGGER refuse ON saga_log").await;
+    let parked =
+        format!("SELECT count(*) FROM saga_log WHERE saga_id = '{}' AND outcome = 'RETRY'", ten.culprit);
+    eventually("the other is parked", async || (ten.db.number(&parked).await > 0).then_some(())).await;
+    ten.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_expire_together_do_not_wait_for_the_one_that_cannot_be_undone() {
-    let db = TestDatabase::create().await;
-    let runner_db = db.connect_runner().await;
-    let sagas: Vec<NewSaga> = (0..10)
-        .map(|turn| NewSaga { id: Uuid::now_v7(), subject_id: Uuid::now_v7(), state: json!(turn == 3) })
-        .collect();
-    insert_sagas(&runner_db, "silent", 1, &sagas).await.expect("they begin");
-    let definitions = Definitions::try_new([silent_saga()]).expect("it is well defined");
-    let stop = CancellationToken::new();
-    let runner =
-        Runner::start(runner_db, definitions.clone(), Wakeups::new(), quick_settings(), stop.clone());
+    let ten = Ten::start(silent_saga(), async |_, _| ()).await;
     eventually("every call is open", async || {
-        (db.number("SELECT count(*) FROM saga_call").await == 10).then_some(())
+        (ten.db.number("SELECT count(*) FROM saga_call").await == 10).then_some(())
     })
     .await;
-    db.execute("UPDATE saga_call SET lease_expires_at = now()").await;
-    eventually("all but one are undone", async || {
-        (db.number("SELECT count(*) FROM saga WHERE status = 'COMPENSATED'").await == 9).then_some(())
-    })
-    .await;
+    ten.db.execute("UPDATE saga_call SET lease_expires_at = now()").await;
+    ten.are(9, "COMPENSATED").await;
     eventually("a person is told of the other", async || {
-        let stuck = listed(&db, &definitions, Filter { stuck: true, ..Filter::default() }).await;
-        (stuck.len() == 1).then(|| assert_eq!(stuck[0].id, sagas[3].id))
+        let stuck = listed(&ten.db, &ten.definitions, Filter { stuck: true, ..Filter::default() }).await;
+        (stuck.len() == 1).then(|| assert_eq!(stuck[0].id, ten.culprit))
     })
     .await;
-    stop.cancel();
-    runner.stopped().await;
-    db.discard().await;
+    ten.stop().await;
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{Act, ActKind, Finding, Listed, Operator, WaitsFor, find};
 use crate::engine::advance::{self, Decision};
-use crate::engine::batch::BatchError;
+use crate::engine::batch_error::BatchError;
 use crate::engine::definition::{Action, Definitions, StepKind};
 use crate::engine::status::Direction;
 use crate::engine::step::{Failure, Outcome, StepError};
