@@ -47,11 +47,14 @@ pub async fn record_captures(tx: &impl ConnectionTrait, captures: &[Capture]) ->
     if captures.is_empty() {
         return Ok(Vec::new());
     }
+    // In a CASE, as in `order::store`: most payments are captured, and the planner must not conclude that hardly any row
+    // is meant.
     let recorded = statement(
         "UPDATE payments
          SET captured_minor = input.amount_minor, capture_id = input.capture_id, captured_at = now()
          FROM unnest($1::uuid[], $2::bigint[], $3::text[]) AS input (order_id, amount_minor, capture_id)
-         WHERE payments.order_id = input.order_id AND payments.captured_at IS NULL
+         WHERE payments.order_id = input.order_id
+           AND CASE WHEN payments.captured_at IS NULL THEN true ELSE false END
          RETURNING payments.order_id",
         [
             captures.iter().map(|capture| capture.order_id).collect::<Vec<_>>().into(),

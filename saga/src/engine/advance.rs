@@ -21,7 +21,7 @@ use super::guard::Guard;
 use super::history::{Attempt, LogEntry, LogKind, evidence};
 use super::plan::{self, Ended};
 use super::step::{Failure, Outcome, Saga};
-use super::store::{self, CallRow};
+use super::store::{self, CallRow, SagaRow};
 
 /// What becomes of sagas once the results of their calls are recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,8 +73,7 @@ pub(super) async fn park(
     reason: &str,
 ) -> Result<Advanced, BatchError> {
     let tx = db.begin().await.map_err(database("begin to park a saga"))?;
-    let claimed = store::claim_these(&tx, &[saga_id]).await.map_err(database("claim a saga to park"))?;
-    let rows = store::load_sagas(&tx, &claimed).await.map_err(database("load a saga to park"))?;
+    let rows = claim_alone(&tx, saga_id).await?;
     let mut batch = Batch::new(context, &tx, rows, None);
     for mut saga in std::mem::take(&mut batch.runnable) {
         begin_attempt(&mut saga);
@@ -88,6 +87,12 @@ pub(super) async fn park(
     batch.write().await?.commit(tx).await
 }
 
+/// Takes one saga, if it is ready.
+async fn claim_alone(tx: &DatabaseTransaction, saga_id: Uuid) -> Result<Vec<SagaRow>, BatchError> {
+    let claimed = store::claim_these(tx, &[saga_id]).await.map_err(database("claim a saga"))?;
+    store::load_sagas(tx, &claimed).await.map_err(database("load a saga"))
+}
+
 /// Lets one saga wait where it is, without an attempt being counted.
 pub(super) async fn postpone(
     db: &DatabaseConnection,
@@ -96,8 +101,7 @@ pub(super) async fn postpone(
     delay: Duration,
 ) -> Result<Advanced, BatchError> {
     let tx = db.begin().await.map_err(database("begin to postpone a saga"))?;
-    let claimed = store::claim_these(&tx, &[saga_id]).await.map_err(database("claim a saga to postpone"))?;
-    let rows = store::load_sagas(&tx, &claimed).await.map_err(database("load a saga to postpone"))?;
+    let rows = claim_alone(&tx, saga_id).await?;
     let mut batch = Batch::new(context, &tx, rows, None);
     for saga in std::mem::take(&mut batch.runnable) {
         batch.block_until(saga, delay);

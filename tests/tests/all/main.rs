@@ -16,6 +16,7 @@ mod documents;
 mod failures;
 mod fairness;
 mod federation;
+mod growth;
 mod happy_path;
 mod http;
 mod idempotency;

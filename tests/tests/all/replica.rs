@@ -64,6 +64,14 @@ impl Pair {
         runner.stop().await;
     }
 
+    /// Waits until reads come from the replica, which then stands still: an order that is placed after that is not seen.
+    async fn answers_again(&self, client: &Client) {
+        self.standby.catch_up(&self.db).await;
+        self.standby.pause().await;
+        let unseen = client.place(order("unseen", [("SKU-1", 1)]).settled()).await;
+        until_the_replica_answers(client, unseen.id()).await;
+    }
+
     async fn stop(self) {
         self.db.close().await;
         self.standby.stop().await;
@@ -267,10 +275,7 @@ async fn while_the_replica_is_away_the_primary_answers() {
     assert!(metrics.contains(r#"oms_replica_fallbacks_total{reason="away"}"#), "{metrics}");
 
     pair.standby.start_again().await;
-    pair.standby.catch_up(&pair.db).await;
-    pair.standby.pause().await;
-    let unseen = client.place(order("unseen", [("SKU-1", 1)]).settled()).await;
-    until_the_replica_answers(&client, unseen.id()).await;
+    pair.answers_again(&client).await;
     server.stop().await;
     pair.stop().await;
 }
@@ -307,10 +312,7 @@ async fn a_replica_that_says_nothing_is_given_up_and_so_are_the_connections_to_i
     }
     assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
     pair.standby.thaw_server();
-    pair.standby.catch_up(&pair.db).await;
-    pair.standby.pause().await;
-    let unseen = client.place(order("unseen", [("SKU-1", 1)]).settled()).await;
-    until_the_replica_answers(&client, unseen.id()).await;
+    pair.answers_again(&client).await;
     pair.standby.thaw(stuck);
     server.stop().await;
     pair.stop().await;
@@ -348,10 +350,7 @@ async fn a_server_starts_without_its_replica_and_takes_it_up_later() {
     assert_eq!(client.get("/readyz").send().await.expect("an answer").status(), StatusCode::OK);
 
     pair.standby.start_again().await;
-    pair.standby.catch_up(&pair.db).await;
-    pair.standby.pause().await;
-    let unseen = client.place(order("unseen", [("SKU-1", 1)]).settled()).await;
-    until_the_replica_answers(&client, unseen.id()).await;
+    pair.answers_again(&client).await;
     server.stop().await;
     pair.stop().await;
 }

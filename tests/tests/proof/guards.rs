@@ -85,8 +85,8 @@ async fn a_process_dies_before_the_commit_of_an_intent(guards_off: &str) -> Vec<
     wrong
 }
 
-/// A runner stands still with an answer in its hands. Another one takes the call over and makes the next one. Then the
-/// first goes on.
+/// A runner stands still with an answer in its hands. Another one takes the call over, and dies before it makes the next
+/// one. Then the first goes on, and after it a third.
 async fn an_answer_comes_after_the_epoch_has_moved_on(guards_off: &str) -> Vec<String> {
     let mut bench = place_order_bench().await;
     // It does not take over anything itself.
@@ -103,10 +103,11 @@ async fn an_answer_comes_after_the_epoch_has_moved_on(guards_off: &str) -> Vec<S
         (bench.db.number(evidence).await == 1).then_some(())
     })
     .await;
-    heir.signal(Signal::CONT);
+    heir.kill().await;
+    let last = start(&bench, ALL_ON, "1000").await;
     let wrong = judge(bench).await;
     zombie.kill().await;
-    heir.kill().await;
+    last.kill().await;
     wrong
 }
 
