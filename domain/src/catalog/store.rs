@@ -7,7 +7,7 @@ use sea_orm::{
 };
 
 use super::{Product, entity};
-use crate::sql::statement;
+use crate::sql::{column, statement};
 
 /// Inserts the products, or replaces those whose SKU exists, and makes sure that each has a stock row.
 ///
@@ -17,10 +17,6 @@ use crate::sql::statement;
 /// # Errors
 /// Any error of the database.
 pub async fn upsert_products(tx: &impl ConnectionTrait, products: &[Product]) -> Result<(), DbErr> {
-    let texts = |field: fn(&Product) -> &str| -> Vec<String> {
-        products.iter().map(|product| field(product).to_owned()).collect()
-    };
-    let skus = texts(|product| &product.sku);
     tx.execute_raw(statement(
         "INSERT INTO products (sku, name, price_minor, currency, weight_grams, tax_category)
          SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::integer[], $6::text[]) AS input (sku)
@@ -29,18 +25,18 @@ pub async fn upsert_products(tx: &impl ConnectionTrait, products: &[Product]) ->
          SET name = excluded.name, price_minor = excluded.price_minor, currency = excluded.currency,
              weight_grams = excluded.weight_grams, tax_category = excluded.tax_category, updated_at = now()",
         [
-            skus.clone().into(),
-            texts(|product| &product.name).into(),
-            products.iter().map(|product| product.price.minor).collect::<Vec<_>>().into(),
-            texts(|product| product.price.currency.code()).into(),
-            products.iter().map(|product| product.weight_grams).collect::<Vec<_>>().into(),
-            texts(|product| &product.tax_category).into(),
+            column(products, |product| product.sku.clone()),
+            column(products, |product| product.name.clone()),
+            column(products, |product| product.price.minor),
+            column(products, |product| product.price.currency.code().to_owned()),
+            column(products, |product| product.weight_grams),
+            column(products, |product| product.tax_category.clone()),
         ],
     ))
     .await?;
     tx.execute_raw(statement(
         "INSERT INTO stock (sku) SELECT sku FROM unnest($1::text[]) AS input (sku) ORDER BY sku ON CONFLICT DO NOTHING",
-        [skus.into()],
+        [column(products, |product| product.sku.clone())],
     ))
     .await?;
     Ok(())

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::{Failure, OrderStatus, PaymentStatus};
+use super::{OrderStatus, PaymentStatus};
 
 /// Something that happened to an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -75,11 +75,6 @@ pub enum OrderEvent {
 }
 
 impl OrderEvent {
-    /// Makes the event that ends an order's saga without success.
-    pub fn failed(failure: &Failure) -> Self {
-        Self::OrderFailed { code: failure.code.clone(), message: failure.message.clone() }
-    }
-
     /// Returns the status the order has once this has happened, if the event decides it.
     pub fn status(&self) -> Option<OrderStatus> {
         match self {
@@ -122,8 +117,9 @@ mod tests {
 
     #[test]
     fn only_the_last_event_of_a_saga_settles_the_order() {
-        let failure = Failure { code: "OUT_OF_STOCK".to_owned(), message: "none left".to_owned() };
-        assert_eq!(OrderEvent::failed(&failure).status(), Some(OrderStatus::Failed));
+        let failed =
+            OrderEvent::OrderFailed { code: "OUT_OF_STOCK".to_owned(), message: "none left".to_owned() };
+        assert_eq!(failed.status(), Some(OrderStatus::Failed));
         assert_eq!(OrderEvent::OrderConfirmed {}.status(), Some(OrderStatus::Confirmed));
         assert_eq!(OrderEvent::PaymentCaptured { amount_minor: 1 }.status(), None);
     }

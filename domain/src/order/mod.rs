@@ -85,12 +85,3 @@ pub struct Address {
     /// ISO 3166-1 alpha-2 code, such as `DE`.
     pub country: String,
 }
-
-/// Why an order failed, in words for programs and for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// Such as `OUT_OF_STOCK` or `CARD_DECLINED`.
-    pub code: String,
-    /// A sentence.
-    pub message: String,
-}

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::OrderStatus;
 use super::event::OrderEvent;
-use crate::sql::statement;
+use crate::sql::{column, statement};
 
 /// Appends these events to their orders and sets the columns that they decide. An order's events come in the order in
 /// which they are given.
@@ -45,11 +45,11 @@ pub async fn append(tx: &impl ConnectionTrait, mut events: Vec<(Uuid, OrderEvent
 /// Counts the changes that have happened already.
 async fn count_true(tx: &impl ConnectionTrait, changes: &[&Change<'_>]) -> Result<i64, DbErr> {
     let values = [
-        changes.iter().map(|change| change.order_id).collect::<Vec<_>>().into(),
-        changes.iter().map(|change| change.status()).collect::<Vec<_>>().into(),
-        changes.iter().map(|change| change.quote.0).collect::<Vec<_>>().into(),
-        changes.iter().map(|change| change.quote.1).collect::<Vec<_>>().into(),
-        changes.iter().map(|change| change.failure.0.to_owned()).collect::<Vec<_>>().into(),
+        column(changes, |change| change.order_id),
+        column(changes, |change| change.status()),
+        column(changes, |change| change.quote.0),
+        column(changes, |change| change.quote.1),
+        column(changes, |change| change.failure.0.to_owned()),
     ];
     let row = tx.query_one_raw(statement(COUNT_TRUE, values)).await?;
     row.map_or(Ok(0), |row| row.try_get("", "count"))
@@ -179,8 +179,6 @@ SELECT order_id FROM input WHERE order_id NOT IN (SELECT id FROM moved)";
 
 /// The parameters of [`APPEND`].
 fn columns(changes: &[Change<'_>]) -> [Value; 13] {
-    let texts = |value: fn(&Change<'_>) -> String| Value::from(changes.iter().map(value).collect::<Vec<_>>());
-    let amounts = |value: fn(&Change<'_>) -> i64| Value::from(changes.iter().map(value).collect::<Vec<_>>());
     let count = changes.iter().map(|change| change.events.len()).sum();
     let mut events = EventColumns::with_capacity(count);
     for change in changes {
@@ -189,18 +187,14 @@ fn columns(changes: &[Change<'_>]) -> [Value; 13] {
         }
     }
     [
-        changes.iter().map(|change| change.order_id).collect::<Vec<_>>().into(),
-        changes
-            .iter()
-            .map(|change| i32::try_from(change.events.len()).unwrap_or(i32::MAX))
-            .collect::<Vec<_>>()
-            .into(),
-        texts(|change| change.status()),
-        texts(|change| change.payment_status.clone()),
-        amounts(|change| change.quote.0),
-        amounts(|change| change.quote.1),
-        texts(|change| change.failure.0.to_owned()),
-        texts(|change| change.failure.1.to_owned()),
+        column(changes, |change| change.order_id),
+        column(changes, |change| i32::try_from(change.events.len()).unwrap_or(i32::MAX)),
+        column(changes, |change| change.status()),
+        column(changes, |change| change.payment_status.clone()),
+        column(changes, |change| change.quote.0),
+        column(changes, |change| change.quote.1),
+        column(changes, |change| change.failure.0.to_owned()),
+        column(changes, |change| change.failure.1.to_owned()),
         events.order_ids.into(),
         events.places.into(),
         events.kinds.into(),

@@ -4,7 +4,7 @@ use sea_orm::{ConnectionTrait, DbErr, QueryResult};
 use uuid::Uuid;
 
 use super::{Authorization, Capture};
-use crate::sql::statement;
+use crate::sql::{column, statement};
 
 /// Records authorizations, and returns the orders whose authorization was not recorded yet.
 ///
@@ -17,9 +17,6 @@ pub async fn record_authorizations(
     if authorizations.is_empty() {
         return Ok(Vec::new());
     }
-    let texts = |field: fn(&Authorization) -> &str| -> Vec<String> {
-        authorizations.iter().map(|authorization| field(authorization).to_owned()).collect()
-    };
     let recorded = statement(
         "INSERT INTO payments (order_id, gateway, currency, authorized_minor, authorization_id, authorized_at)
          SELECT order_id, gateway, currency, amount_minor, authorization_id, now()
@@ -28,11 +25,11 @@ pub async fn record_authorizations(
          ON CONFLICT (order_id) DO NOTHING
          RETURNING order_id",
         [
-            authorizations.iter().map(|authorization| authorization.order_id).collect::<Vec<_>>().into(),
-            texts(|authorization| &authorization.gateway).into(),
-            texts(|authorization| &authorization.currency).into(),
-            authorizations.iter().map(|authorization| authorization.amount_minor).collect::<Vec<_>>().into(),
-            texts(|authorization| &authorization.authorization_id).into(),
+            column(authorizations, |authorization| authorization.order_id),
+            column(authorizations, |authorization| authorization.gateway.clone()),
+            column(authorizations, |authorization| authorization.currency.clone()),
+            column(authorizations, |authorization| authorization.amount_minor),
+            column(authorizations, |authorization| authorization.authorization_id.clone()),
         ],
     );
     order_ids(tx.query_all_raw(recorded).await?)
@@ -57,9 +54,9 @@ pub async fn record_captures(tx: &impl ConnectionTrait, captures: &[Capture]) ->
            AND CASE WHEN payments.captured_at IS NULL THEN true ELSE false END
          RETURNING payments.order_id",
         [
-            captures.iter().map(|capture| capture.order_id).collect::<Vec<_>>().into(),
-            captures.iter().map(|capture| capture.amount_minor).collect::<Vec<_>>().into(),
-            captures.iter().map(|capture| capture.capture_id.clone()).collect::<Vec<_>>().into(),
+            column(captures, |capture| capture.order_id),
+            column(captures, |capture| capture.amount_minor),
+            column(captures, |capture| capture.capture_id.clone()),
         ],
     );
     order_ids(tx.query_all_raw(recorded).await?)
