@@ -144,7 +144,7 @@ pub struct ProcessArgs {
     #[arg(long, env = "OMS_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
     pub metrics_listen: Option<String>,
 
-    /// Most database connections of the API; a request that gets none in 2 seconds is answered 503
+    /// Most database connections of the API; a request that gets none within --acquire-timeout-ms is answered 503
     #[arg(long, env = "OMS_POOL_SIZE", value_name = "CONNECTIONS", default_value_t = Self::default().pool_size,
           value_parser = clap::value_parser!(u32).range(4..=1000))]
     pub pool_size: u32,

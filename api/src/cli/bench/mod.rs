@@ -99,7 +99,7 @@ impl ServerArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Load")]
 struct LoadArgs {
-    /// Connections, each with one request at a time [default: 64; 32 for read]
+    /// Connections, each with one request at a time [default: 64; 32 for read, 100 viewers for watch]
     #[arg(long, value_name = "CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..=2_000))]
     concurrency: Option<u32>,
 
