@@ -220,7 +220,10 @@ pub fn abandon(definition: &Definition, cursor: Cursor, failure: Failure, now: D
 }
 
 fn retry(definition: &Definition, cursor: Cursor, delay: Option<Duration>, stuck: bool) -> Next {
-    let longest = definition.retry(cursor.step).longest_wait(cursor.attempt.max(1));
+    // Each generation before this one was ended by a refusal. Without them, what is refused again and again would be
+    // asked for without end at the shortest wait.
+    let failures = cursor.attempt.saturating_add(cursor.generation.saturating_sub(1));
+    let longest = definition.retry(cursor.step).longest_wait(failures.max(1));
     let wait = delay.map_or(Wait::UpTo(longest), Wait::Exactly);
     Next::Retry { cursor, wait, stuck }
 }

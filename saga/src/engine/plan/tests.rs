@@ -246,11 +246,31 @@ fn an_undo_is_tried_without_end_and_a_person_is_told_after_a_while() {
 #[test]
 fn a_refused_undo_takes_a_fresh_key() {
     match backward(AUTHORIZE, 2, refused()) {
-        Next::Retry { cursor, stuck, .. } => {
+        Next::Retry { cursor, wait, stuck } => {
             assert_eq!((cursor.generation, cursor.attempt), (2, 0));
+            assert_eq!(wait, Wait::UpTo(Duration::from_millis(200)));
             assert!(stuck);
         }
         other => panic!("not a retry: {other:?}"),
+    }
+}
+
+#[test]
+fn what_is_refused_again_and_again_is_tried_ever_more_patiently() {
+    for (step, direction) in [(AUTHORIZE, Direction::Backward), (CONFIRM, Direction::Forward)] {
+        let mut cursor = Cursor::at(step, direction, now());
+        let mut waits = Vec::new();
+        for _ in 0..10 {
+            cursor.attempt += 1;
+            match next(&definition(), cursor, refused(), now()) {
+                Next::Retry { cursor: next, wait: Wait::UpTo(longest), .. } => {
+                    cursor = next;
+                    waits.push(longest.as_millis());
+                }
+                other => panic!("not a retry: {other:?}"),
+            }
+        }
+        assert_eq!(waits, [200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 30_000, 30_000]);
     }
 }
 
@@ -300,6 +320,38 @@ fn walk(endings: &[u8]) -> Walk {
 }
 
 proptest! {
+    #[test]
+    fn what_may_not_give_up_waits_as_long_as_its_failures_ask_for(
+        endings in proptest::collection::vec(1_u8..4, 1..60),
+        is_undo in any::<bool>(),
+    ) {
+        let policy = definition().retry(AUTHORIZE);
+        let mut cursor = if is_undo {
+            Cursor::at(AUTHORIZE, Direction::Backward, now())
+        } else {
+            Cursor::at(CONFIRM, Direction::Forward, now())
+        };
+        let (mut refusals, mut since_refused) = (0, 0);
+        for ending in endings {
+            cursor.attempt += 1;
+            let ended = match ending {
+                1 => refused(),
+                2 => unknown(),
+                _ => postponed(),
+            };
+            (refusals, since_refused) =
+                if ending == 1 { (refusals + 1, 0) } else { (refusals, since_refused + 1) };
+            let Next::Retry { cursor: next, wait: Wait::UpTo(longest), .. } =
+                next(&definition(), cursor, ended, now())
+            else {
+                return Err(TestCaseError::fail("it gave up"));
+            };
+            prop_assert!(longest >= policy.longest_wait(refusals.max(since_refused)));
+            prop_assert!(longest <= policy.max_delay);
+            cursor = next;
+        }
+    }
+
     #[test]
     fn every_saga_ends_and_leaves_either_everything_or_nothing(endings in proptest::collection::vec(0_u8..4, 0..40)) {
         let walk = walk(&endings);
