@@ -1,30 +1,34 @@
 //! The order as clients see it.
 
-use async_graphql::{ComplexObject, Context, Enum, ID, Json, Object, Result, SimpleObject};
+use async_graphql::{Context, Enum, ID, Object, Result, SimpleObject};
 use chrono::{DateTime, Utc};
-use domain::app::Scope;
 use domain::money::{Currency, MoneyError};
-use domain::order::entity::{self, Column};
+use domain::order::entity;
 use domain::order::read::{Columns, OrderRow};
-use futures_util::future::try_join_all;
-use saga::engine::process;
 use sea_orm::DbErr;
-use uuid::Uuid;
 
 use super::error::OrReport;
 use super::loaders::{EventsPage, LoadedOrder, Loaders, Wanted};
 use super::money::{CurrencyCode, Money};
 use super::{ids, page};
-use crate::access::{Caller, caller, personal_data};
-use crate::app::Services;
-use crate::reader::{Reader, Source};
+use crate::access::{caller, personal_data};
+use crate::reader::Source;
 
 pub(super) mod changes;
+mod event;
 pub(super) mod list;
+mod load;
 pub(super) mod mutation;
+mod process;
 pub(super) mod query;
 mod selection;
 pub(super) mod subscription;
+
+use self::event::{OrderEvent, OrderStatusUpdate};
+use self::load::{load, load_order_at_least, sees_order};
+pub(crate) use self::load::{load_order, load_orders, reader};
+use self::process::OrderProcess;
+pub(super) use self::process::ProcessState;
 
 /// Where an order stands as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
@@ -66,87 +70,6 @@ pub(super) enum FulfillmentStatus {
     Unfulfilled,
     /// On their way or there.
     Fulfilled,
-}
-
-/// Returns the order, or `None` if the caller sees none of this id. Reads what the field is asked for, through fragments
-/// and under any name.
-///
-/// # Errors
-/// The database could not be asked; reported already.
-pub(crate) async fn load_order(ctx: &Context<'_>, source: Source, id: Uuid) -> Result<Option<Order>> {
-    let order = load(ctx, source, id, wanted(ctx)).await.or_report(ctx, "read an order")?;
-    Ok(order.map(Order::from))
-}
-
-/// Returns the order as it was with the event of this sequence or later, as far as it has come; `None` as
-/// [`load_order`].
-///
-/// # Errors
-/// The database could not be asked; reported already.
-async fn load_order_at_least(ctx: &Context<'_>, id: Uuid, min_sequence: i32) -> Result<Option<Order>> {
-    let (reader, mut wanted) = (reader(ctx), wanted(ctx));
-    if reader.source() == Source::Primary {
-        return load_order(ctx, Source::Primary, id).await;
-    }
-    wanted.columns.insert(Column::Sequence);
-    let order = load(ctx, Source::Replica, id, wanted).await.or_report(ctx, "read an order")?;
-    let is_new_enough = |order: &LoadedOrder| {
-        order.source == Source::Primary || order.row.sequence.is_some_and(|sequence| sequence >= min_sequence)
-    };
-    if let Some(order) = order.filter(is_new_enough) {
-        return Ok(Some(order.into()));
-    }
-    // One that is not there may be one that has not arrived, or that the caller does not see: the primary is asked about
-    // either.
-    reader.note_behind();
-    load_order(ctx, Source::Primary, id).await
-}
-
-/// Returns those of these orders that the caller sees, in this order. Reads what the field is asked for in its `nodes`,
-/// its `edges { node }`, or right under it.
-///
-/// # Errors
-/// The database could not be asked; reported already.
-pub(crate) async fn load_orders(
-    ctx: &Context<'_>,
-    source: Source,
-    ids: &[Uuid],
-) -> Result<Vec<Option<Order>>> {
-    let wanted = wanted(ctx);
-    let orders = try_join_all(ids.iter().map(|id| load(ctx, source, *id, wanted))).await;
-    Ok(orders.or_report(ctx, "read orders")?.into_iter().map(|order| order.map(Order::from)).collect())
-}
-
-/// Whether the caller sees an order of this id. Reads nothing of it, and asks the primary, where its events come from.
-///
-/// # Errors
-/// The database could not be asked; reported already.
-async fn sees_order(ctx: &Context<'_>, id: Uuid) -> Result<bool> {
-    let wanted = Wanted { columns: Columns::default(), lines: false };
-    Ok(load(ctx, Source::Primary, id, wanted).await.or_report(ctx, "watch an order")?.is_some())
-}
-
-/// Who reads orders on the caller's behalf.
-pub(crate) fn reader<'a>(ctx: &Context<'a>) -> &'a Reader {
-    &ctx.data_unchecked::<Services>().reader
-}
-
-fn wanted(ctx: &Context<'_>) -> Wanted {
-    Wanted { columns: selection::columns(&ctx.field()), lines: selection::lines(&ctx.field()) }
-}
-
-async fn load(
-    ctx: &Context<'_>,
-    source: Source,
-    id: Uuid,
-    mut wanted: Wanted,
-) -> Result<Option<LoadedOrder>, DbErr> {
-    // The door says who calls; without a caller nothing is visible.
-    let Some(caller) = ctx.data_opt::<Caller>() else { return Ok(None) };
-    if !caller.may(Scope::OrdersReadPii) {
-        wanted.columns = wanted.columns.without(Columns::PERSONAL);
-    }
-    ctx.data_unchecked::<Loaders>().orders.load((caller.visibility().clone(), source, wanted), id).await
 }
 
 /// Something a client wants to buy: its lines, its money, and the process that carries it out.
@@ -456,186 +379,5 @@ pub(super) struct OrderFailure {
 impl From<saga::engine::Failure> for OrderFailure {
     fn from(failure: saga::engine::Failure) -> Self {
         Self { code: failure.code, message: failure.message }
-    }
-}
-
-/// Where an order's process stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
-#[graphql(remote = "saga::engine::SagaStatus")]
-pub(super) enum ProcessState {
-    /// Going forward.
-    Running,
-    /// A step failed for good; what was done before is being undone.
-    Compensating,
-    /// Waiting for a person: the outcome of a call could not be found out.
-    Held,
-    /// All steps are done.
-    Succeeded,
-    /// Everything that was done has been undone.
-    Compensated,
-}
-
-/// Where a step of a process stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
-#[graphql(remote = "process::StepStatus")]
-pub(super) enum StepStatus {
-    /// Its turn has not come.
-    Waiting,
-    /// On its way.
-    Running,
-    /// An attempt went wrong; another will follow.
-    Retrying,
-    /// Done.
-    Succeeded,
-    /// Failed for good.
-    Failed,
-    /// Being undone.
-    Compensating,
-    /// Undone.
-    Compensated,
-    /// Never begun, since an earlier step failed.
-    Skipped,
-}
-
-/// How far an order has been carried out.
-#[derive(Debug, Clone, SimpleObject)]
-pub(super) struct OrderProcess {
-    /// Where it stands as a whole. Example: `RUNNING`
-    state: ProcessState,
-    /// The step it is at; null once it is over. Example: `capture_payment`
-    current_step: Option<String>,
-    /// Every step, in the order in which they run.
-    steps: Vec<ProcessStep>,
-}
-
-/// One step of a process.
-#[derive(Debug, Clone, SimpleObject)]
-pub(super) struct ProcessStep {
-    /// Which step. Example: `reserve_stock`
-    name: String,
-    /// Where it stands. Example: `SUCCEEDED`
-    status: StepStatus,
-    /// How often it was tried. Example: `1`
-    attempts: i32,
-    /// When it was first tried (RFC 3339, UTC). Example: `2026-11-25T10:00:00.123456+00:00`
-    started_at: Option<DateTime<Utc>>,
-    /// When it was done or had failed for good (RFC 3339, UTC). Example: `2026-11-25T10:00:00.223456+00:00`
-    finished_at: Option<DateTime<Utc>>,
-    /// What its last attempt said, for people. Example: `the card was declined`
-    message: Option<String>,
-}
-
-impl From<process::Process> for OrderProcess {
-    fn from(process: process::Process) -> Self {
-        let steps = process.steps.into_iter().map(|step| ProcessStep {
-            name: step.name,
-            status: step.status.into(),
-            attempts: step.attempts,
-            started_at: step.started_at,
-            finished_at: step.finished_at,
-            message: step.message,
-        });
-        Self { state: process.state.into(), current_step: process.current_step, steps: steps.collect() }
-    }
-}
-
-/// Something that happened to an order. The pair of order and sequence names it everywhere.
-#[derive(Debug, Clone, SimpleObject)]
-pub(crate) struct OrderEvent {
-    /// Counts an order's events from 1 without a gap. Example: `4`
-    sequence: i32,
-    /// What happened, in the past tense. Example: `PaymentAuthorized`
-    #[graphql(name = "type")]
-    kind: String,
-    /// The order's status once it had happened. Example: `PENDING`
-    status: OrderStatus,
-    /// The event's facts; amounts are in minor units. Who intervened, and why, is shown with the scope `sagas:operate`
-    /// alone. Example: `{"amountMinor": 2499}`
-    data: Json<serde_json::Value>,
-    /// When it happened (RFC 3339, UTC). Example: `2026-11-25T10:00:00.223456+00:00`
-    occurred_at: DateTime<Utc>,
-}
-
-impl OrderEvent {
-    /// Shows an event to a caller.
-    pub(crate) fn new(row: entity::event::Model, caller: &Caller) -> Self {
-        let data = shown_data(&row.kind, row.data, caller);
-        Self {
-            sequence: row.sequence,
-            kind: row.kind,
-            status: row.status.into(),
-            data: Json(data),
-            occurred_at: row.occurred_at,
-        }
-    }
-}
-
-/// Returns what a caller is shown of an event's facts. Who intervened and why is between operators: everybody else sees
-/// that it happened, and what was done.
-pub(crate) fn shown_data(kind: &str, data: serde_json::Value, caller: &Caller) -> serde_json::Value {
-    if kind == "OperatorActed" && !caller.may(Scope::SagasOperate) {
-        return serde_json::json!({ "act": data["act"] });
-    }
-    data
-}
-
-/// One step in an order's story, as its viewers see it.
-#[derive(Debug, Clone, SimpleObject)]
-#[graphql(complex)]
-pub(super) struct OrderStatusUpdate {
-    #[graphql(skip)]
-    row_id: Uuid,
-    /// The order. Example: `order_01jx2v3q8kf0v8c9m5w6r7t2ab`
-    order_id: ID,
-    /// The event's sequence; give the last one you have seen as `after` to resume. Example: `4`
-    sequence: i32,
-    /// The order's status once the event had happened. Example: `PENDING`
-    status: OrderStatus,
-    /// What happened.
-    event: OrderEvent,
-}
-
-impl OrderStatusUpdate {
-    fn new(row: entity::event::Model, caller: &Caller) -> Self {
-        Self {
-            row_id: row.order_id,
-            order_id: ids::order_id(row.order_id),
-            sequence: row.sequence,
-            status: row.status.into(),
-            event: OrderEvent::new(row, caller),
-        }
-    }
-}
-
-#[ComplexObject]
-impl OrderStatusUpdate {
-    /// The order as it is now, which may be further than this event.
-    async fn order(&self, ctx: &Context<'_>) -> Result<Order> {
-        let order = load_order(ctx, Source::Primary, self.row_id).await?;
-        order.ok_or_else(|| missing("the event's order")).or_report(ctx, "read the order of an event")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use domain::app::{Scopes, store};
-    use domain::id::local_app;
-    use serde_json::json;
-
-    use super::*;
-
-    fn caller(scopes: Scopes) -> Caller {
-        let app = store::App::new(local_app(), "tested");
-        Caller::app(&app, scopes, &[], None, None)
-    }
-
-    #[test]
-    fn who_intervened_and_why_is_shown_to_operators_alone() {
-        let data = json!({ "act": "retry", "by": "ada", "reason": "the bank is back" });
-        let shown = |scope| shown_data("OperatorActed", data.clone(), &caller([scope].into_iter().collect()));
-        assert_eq!(shown(Scope::SagasOperate), data);
-        assert_eq!(shown(Scope::OrdersRead), json!({ "act": "retry" }));
-        let paid = json!({ "amountMinor": 1 });
-        assert_eq!(shown_data("PaymentCaptured", paid.clone(), &caller(Scopes::default())), paid);
     }
 }
