@@ -6,8 +6,8 @@ use futures_util::stream::BoxStream;
 use futures_util::{SinkExt, StreamExt, stream};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::wait::within;
@@ -69,8 +69,12 @@ impl Socket {
 
     /// Sends a message.
     pub async fn send(&mut self, message: Value) {
-        let text = Utf8Bytes::from(message.to_string());
-        self.0.send(Message::Text(text)).await.expect("the socket is open");
+        self.0.send(Message::Text(message.to_string().into())).await.expect("the socket is open");
+    }
+
+    /// Sends a text, JSON or not. That the server has closed meanwhile shows when something is received.
+    pub async fn send_text(&mut self, text: String) {
+        let _ = self.0.send(Message::Text(text.into())).await;
     }
 
     /// Receives the next message, or the code with which the server closed.

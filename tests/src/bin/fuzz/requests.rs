@@ -1,202 +1,32 @@
-//! Sends a running server what nobody should send, and a lot of what everybody may, and reads each answer.
-//!
-//! ```text
-//! cargo run -p oms-tests --bin fuzz -- --seconds 120
-//! ```
-//!
-//! Requests are put together from the server's own schema, with arguments that fit and others that do not; then some are
-//! cut, doubled and scrambled. Whatever comes, the server must answer in time, in JSON, with a status below 500, and with a
-//! response that the GraphQL specification allows (section 7.1). The exit code is 1 if it ever did not.
+//! Puts requests together from the server's own schema, and from what is hard to bear.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
-use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
-use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
-use oms_tests::{Client, Shop, is_on_a_leash, order, run_oms_on_a_leash};
+use oms_tests::Client;
+use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use rand::{RngExt, SeedableRng};
-use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use serde_json::{Value, json};
 
-/// Requests on their way at a time.
-const IN_FLIGHT: usize = 8;
-
-/// How long an answer may take: a query's own limit, and some.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-
-/// The most faults that are told; more are counted.
-const MAX_TOLD: usize = 20;
-
-/// Send a server what nobody should send, and check every answer
-#[derive(Debug, Parser)]
-#[command(name = "fuzz")]
-struct Args {
-    /// Seconds to go on
-    #[arg(long, default_value_t = 120)]
-    seconds: u64,
-
-    /// Decides what is sent; another number is another run [default: a random one, which is printed]
-    #[arg(long)]
-    seed: Option<u64>,
-}
-
-fn main() -> ExitCode {
-    if is_on_a_leash() {
-        return run_oms_on_a_leash();
-    }
-    let args = Args::parse();
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            say(&format!("cannot start the threads of this process: {error}"));
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(run(&args)) {
-        0 => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
-    }
-}
-
-fn say(line: &str) {
-    // Nobody may be listening.
-    let _ = writeln!(io::stdout(), "{line}");
-}
-
-/// Runs for as long as it was told, and returns how many answers were wrong.
-async fn run(args: &Args) -> usize {
-    let seed = args.seed.unwrap_or_else(rand::random);
-    say(&format!("fuzzing for {} s with --seed {seed}", args.seconds));
-    let shop = Shop::open().await;
-    let id = shop.place(order("known", [("SKU-1", 1)]).settled()).await.id().to_owned();
-    let schema = Schema::of(&shop).await;
-    let bar = ProgressBar::new(args.seconds)
-        .with_style(ProgressStyle::with_template("{bar:40} {pos}/{len} s  {msg}").expect("a template"));
-    let end = Instant::now() + Duration::from_secs(args.seconds);
-    let mut senders = Vec::new();
-    for sender in 0..IN_FLIGHT {
-        let (client, schema, id, bar) = (Client::clone(&shop), schema.clone(), id.clone(), bar.clone());
-        let mut random = StdRng::seed_from_u64(seed.wrapping_add(sender as u64));
-        senders.push(tokio::spawn(async move {
-            let (mut sent, mut faults) = (0_usize, Vec::new());
-            let begun = Instant::now();
-            while Instant::now() < end {
-                let request = schema.request(&mut random, &id);
-                if let Some(fault) = send(&client, &request).await {
-                    faults.push(format!("{fault}\n  {}", request.describe()));
-                }
-                sent += 1;
-                if sender == 0 {
-                    bar.set_position(begun.elapsed().as_secs());
-                    bar.set_message(format!("about {} requests", sent * IN_FLIGHT));
-                }
-            }
-            (sent, faults)
-        }));
-    }
-    let (mut sent, mut faults) = (0, Vec::new());
-    for sender in senders {
-        let (more, found) = sender.await.expect("a sender does not panic");
-        sent += more;
-        faults.extend(found);
-    }
-    bar.finish_and_clear();
-    for fault in faults.iter().take(MAX_TOLD) {
-        say(fault);
-    }
-    // The server has kept its wits, and its books.
-    assert_eq!(shop.order(&id).await["status"], "CONFIRMED");
-    shop.close().await;
-    say(&format!("{sent} requests, {} wrong answers", faults.len()));
-    faults.len()
-}
-
 /// A request as it goes out.
-struct Request {
-    accept: &'static str,
-    content_type: &'static str,
-    body: Vec<u8>,
+pub(crate) struct Request {
+    pub(crate) accept: &'static str,
+    pub(crate) content_type: &'static str,
+    pub(crate) body: Vec<u8>,
+    /// What the body says, before anything was scrambled.
+    pub(crate) query: String,
 }
 
 impl Request {
-    fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let body = String::from_utf8_lossy(&self.body);
         format!("{} {} {body:.2000}", self.accept, self.content_type)
     }
 }
 
-/// Sends a request and says what is wrong with the answer.
-async fn send(client: &Client, request: &Request) -> Option<String> {
-    let sent = client
-        .post()
-        .header(ACCEPT, request.accept)
-        .header(CONTENT_TYPE, request.content_type)
-        .body(request.body.clone())
-        .timeout(ANSWER_WITHIN)
-        .send()
-        .await;
-    let response = match sent {
-        Ok(response) => response,
-        Err(error) => return Some(format!("no answer: {error:?}")),
-    };
-    let status = response.status();
-    let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let content_type = content_type.unwrap_or_default().to_owned();
-    let text = match response.text().await {
-        Ok(text) => text,
-        Err(error) => return Some(format!("{status}: half an answer: {error:?}")),
-    };
-    if status.is_server_error() {
-        return Some(format!("{status}: {text:.500}"));
-    }
-    if content_type.starts_with("text/event-stream") {
-        let data = text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim);
-        return data.filter(|data| !data.is_empty()).find_map(|data| fault_of(data, true));
-    }
-    fault_of(&text, status.is_success()).map(|fault| format!("{status}: {fault}"))
-}
-
-/// Says what is wrong with a response (GraphQL specification, section 7.1).
-fn fault_of(text: &str, is_success: bool) -> Option<String> {
-    let Ok(Value::Object(response)) = serde_json::from_str(text) else {
-        return Some(format!("not a JSON object: {text:.500}"));
-    };
-    if let Some(other) = response.keys().find(|key| !["data", "errors", "extensions"].contains(&key.as_str()))
-    {
-        return Some(format!("a response has no {other}: {text:.500}"));
-    }
-    let is_error = |error: &Value| {
-        error["message"].is_string()
-            && error.get("path").is_none_or(Value::is_array)
-            && error.get("extensions").is_none_or(Value::is_object)
-    };
-    match response.get("errors") {
-        Some(Value::Array(errors)) if errors.is_empty() || !errors.iter().all(is_error) => {
-            return Some(format!("errors that are none: {text:.500}"));
-        }
-        Some(Value::Array(_)) => {}
-        Some(_) => return Some(format!("errors are no list: {text:.500}")),
-        None if response.get("data").is_none_or(Value::is_null) => {
-            return Some(format!("neither data nor errors: {text:.500}"));
-        }
-        None => {}
-    }
-    if !is_success && !response.contains_key("errors") {
-        return Some(format!("a refusal without errors: {text:.500}"));
-    }
-    match text.contains("panicked") || text.contains("internal error") {
-        true => Some(format!("an internal error: {text:.500}")),
-        false => None,
-    }
-}
-
 /// What there is to ask for.
 #[derive(Clone)]
-struct Schema {
+pub(crate) struct Schema {
     types: serde_json::Map<String, Value>,
 }
 
@@ -205,7 +35,7 @@ const INTROSPECTION: &str = "{ __schema { types { kind name enumValues { name } 
     fragment Type on __Type { kind name ofType { kind name ofType { kind name ofType { kind name } } } }";
 
 impl Schema {
-    async fn of(client: &Client) -> Self {
+    pub(crate) async fn of(client: &Client) -> Self {
         let answer = client.execute(INTROSPECTION, json!({})).await;
         let types = answer["__schema"]["types"].as_array().expect("types").iter();
         let types = types.map(|ty| (ty["name"].as_str().expect("a name").to_owned(), ty.clone())).collect();
@@ -213,11 +43,15 @@ impl Schema {
     }
 
     /// Puts a request together.
-    fn request(&self, random: &mut StdRng, id: &str) -> Request {
+    pub(crate) fn request(&self, random: &mut StdRng, id: &str) -> Request {
         let roots = ["Query", "Query", "Query", "Mutation", "Subscription"];
         let root = *roots.choose(random).expect("some");
         let mut query = root.to_lowercase();
-        self.selection(root, 1, random, id, &mut query);
+        match random.random_range(0..8) {
+            0 => spread(root, random, &mut query),
+            1 => nest(root, random, &mut query),
+            _ => self.selection(root, 1, random, id, &mut query),
+        }
         if random.random_bool(0.05) {
             let _ = write!(query, " fragment F on Order {{ id ...F }}");
         }
@@ -225,6 +59,7 @@ impl Schema {
             0 => json!({ "query": query, "variables": { "a": random.random::<i64>(), "": null } }),
             1 => json!({ "query": query, "operationName": "Nothing" }),
             2 => json!({ "query": query, "extensions": { "persistedQuery": { "version": 1, "sha256Hash": "00" } } }),
+            3 => json!({ "documentId": "sha256:00", "query": query }),
             _ => json!({ "query": query }),
         }
         .to_string()
@@ -237,6 +72,7 @@ impl Schema {
             accept: accepts.choose(random).expect("some"),
             content_type: if random.random_bool(0.95) { "application/json" } else { "text/plain" },
             body,
+            query,
         }
     }
 
@@ -321,6 +157,33 @@ impl Schema {
             },
         }
     }
+}
+
+/// Spreads fragments that spread fragments, over and over, to a leaf that may cost nothing, or not exist.
+fn spread(root: &str, random: &mut StdRng, query: &mut String) {
+    let leaves =
+        ["__typename", "...Missing", "... @skip(if: true) { __typename }", "... on Order { id }", "x", ""];
+    let (levels, width) = (random.random_range(1..25), random.random_range(1..6));
+    query.push_str(" { ...F0 }");
+    for level in 0..levels {
+        let spreads = format!("...F{} ", level + 1).repeat(width);
+        let _ = write!(query, " fragment F{level} on {root} {{ {spreads} }}");
+    }
+    let leaf = leaves.choose(random).expect("some");
+    let _ = write!(query, " fragment F{levels} on {root} {{ {leaf} }}");
+}
+
+/// Nests selections, inline fragments, lists or objects as deep as a body can hold.
+fn nest(root: &str, random: &mut StdRng, query: &mut String) {
+    let levels = random.random_range(1..20_000);
+    let inline = format!("... on {root} {{ ");
+    let (open, close) =
+        *[("[", "]"), ("{ a: ", "}"), ("{ a ", "}"), (inline.as_str(), "}")].choose(random).expect("some");
+    let (open, leaf, close) = (open.repeat(levels), "__typename", close.repeat(levels));
+    let _ = match random.random_bool(0.5) {
+        true => write!(query, " {{ getOrder(id: {open} 1 {close}) {{ id }} }}"),
+        false => write!(query, " {{ {open} {leaf} {close} }}"),
+    };
 }
 
 fn odd_value(random: &mut StdRng) -> &'static str {
