@@ -15,6 +15,7 @@ mod ways;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -62,20 +63,21 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    watch_over(Duration::from_secs(args.seconds) + TO_THE_END);
-    match runtime.block_on(run(&args)) {
-        0 => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
+    let longest = Duration::from_secs(args.seconds) + TO_THE_END;
+    // A server that computes without end leaves no thread of its runtime to anybody else.
+    let (done, is_done) = mpsc::channel();
+    std::thread::spawn(move || done.send(runtime.block_on(run(&args))));
+    match is_done.recv_timeout(longest) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(_) => {
+            say(&format!(
+                "not done after {} s: the server hangs, or this program has panicked",
+                longest.as_secs()
+            ));
+            ExitCode::FAILURE
+        }
     }
-}
-
-/// Ends this process when it has not ended by itself: a server that computes without end leaves no thread to anybody else.
-fn watch_over(longest: Duration) {
-    std::thread::spawn(move || {
-        std::thread::sleep(longest);
-        say(&format!("still not done after {} s: the server hangs", longest.as_secs()));
-        std::process::exit(1);
-    });
 }
 
 fn say(line: &str) {
