@@ -173,7 +173,7 @@ pub(super) enum Decision {
     TryAfresh,
     /// Turn round.
     Abandon(Failure),
-    /// Take this for the outcome of the attempt that ended unknown.
+    /// Take this for the outcome of the attempts that ended unknown, or of what is stuck.
     Resolve(Outcome),
 }
 

@@ -159,7 +159,7 @@ fn after_failure(
 ) -> Next {
     let Some(step) = definition.step(cursor.step) else { return Next::Hold(cursor) };
     if cursor.attempt < step.retry.max_attempts {
-        return retry(definition, cursor, delay, false);
+        return retry(definition, cursor, delay, needs_person(definition, &cursor));
     }
     match step.kind {
         StepKind::Compensable => compensate(definition, cursor, step.exhausted.clone(), now),
@@ -188,14 +188,15 @@ fn next_backward(definition: &Definition, mut cursor: Cursor, ended: Ended, now:
         ),
         Ended::Unknown(_) => {
             cursor.in_doubt = true;
-            let stuck = cursor.attempt >= definition.retry(cursor.step).max_attempts;
-            retry(definition, cursor, None, stuck)
+            retry(definition, cursor, None, needs_person(definition, &cursor))
         }
-        Ended::Postponed { delay, .. } => {
-            let stuck = cursor.attempt >= definition.retry(cursor.step).max_attempts;
-            retry(definition, cursor, delay, stuck)
-        }
+        Ended::Postponed { delay, .. } => retry(definition, cursor, delay, needs_person(definition, &cursor)),
     }
+}
+
+/// Returns whether a person should look at what may not give up: it has failed often, or was refused before.
+fn needs_person(definition: &Definition, cursor: &Cursor) -> bool {
+    cursor.generation > 1 || cursor.attempt >= definition.retry(cursor.step).max_attempts
 }
 
 /// Decides what a saga does instead of making a call again that may have taken effect, if the other system may have

@@ -508,7 +508,30 @@ async fn a_stuck_capture_that_was_refused_is_resolved_and_undone() {
 }
 
 #[tokio::test]
-async fn what_is_not_in_doubt_is_not_resolved() {
+async fn a_void_that_is_refused_again_and_again_is_resolved_once_a_person_has_seen_to_it() {
+    let shop = Shop::open().await;
+    let card = "tok_capture_decline+void_decline";
+    let placed = shop.place(order("refused-void", [("SKU-4", 1)]).card(card)).await;
+    let id = placed.id();
+    park(&shop.db, id, "saga.stuck_since IS NOT NULL").await;
+    let before = saga(&shop, id).await;
+    assert_eq!((&before["inDoubt"], &before["direction"]), (&json!(false), &json!("BACKWARD")));
+    assert_eq!(before["possibleActs"], json!(["RETRY", "RESOLVE"]));
+
+    shop.db.execute("UPDATE simulated_gateway_payments SET voided = true").await;
+    assert_eq!(resolve(&shop, id, ("succeeded", "void_by_phone")).await["userErrors"], json!([]));
+    let order = settled(&shop, id).await;
+    assert_eq!((&order["status"], &order["paymentStatus"]), (&json!("FAILED"), &json!("VOIDED")));
+    assert_eq!(
+        event_types(&order)[4..],
+        ["PaymentDeclined", "OperatorActed", "PaymentVoided", "StockReleased", "OrderFailed"]
+    );
+    assert_eq!(shop.stock("SKU-4").await["available"], 300);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn what_is_neither_in_doubt_nor_stuck_is_not_resolved() {
     let shop = Shop::open().await;
     let confirmed = shop.place(order("good", [("SKU-1", 1)]).settled()).await;
     let refused = resolve(&shop, confirmed.id(), ("refused", "NO")).await;

@@ -51,7 +51,8 @@ pub(super) enum SagasCommand {
     Abandon(act::ActArgs),
     /// Say how a call ended whose outcome is unknown; the saga goes on as if the other system had answered so
     ///
-    /// Find out first, under the key that `oms sagas explain` shows: nobody checks what you say.
+    /// Find out first, under the key that `oms sagas explain` shows: nobody checks what you say. A stuck call, such as a
+    /// void that is refused again and again, can be said to have succeeded once its effect was seen to by other means.
     Resolve(act::ResolveArgs),
 }
 

@@ -60,7 +60,7 @@ pub(super) enum SagaAct {
     Resume,
     /// Give up and undo what may have been done.
     Abandon,
-    /// Say how a call of unknown outcome ended.
+    /// Say how a call ended whose outcome is unknown, or that a stuck one was seen to by other means.
     Resolve,
 }
 

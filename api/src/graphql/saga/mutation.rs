@@ -59,7 +59,8 @@ impl SagaMutation {
     }
 
     /// Says how a call ended whose outcome is unknown; the saga goes on as if the other system had answered so. Find
-    /// out first: nobody checks it. For operators; see `retrySagas`.
+    /// out first: nobody checks it. A stuck call, such as a void that is refused again and again, can be said to have
+    /// succeeded once somebody has seen to its effect by other means. For operators; see `retrySagas`.
     #[graphql(guard = "Needs([Scope::SagasOperate])")]
     async fn resolve_saga(
         &self,

@@ -141,7 +141,10 @@ pub fn check(saga: &Listed, definitions: &Definitions, act: ActKind) -> Result<(
             "nobody knows whether the point of no return was passed; resolve that first"
         }
         ActKind::Resolve if !matches!(action, Some(Action::External(_))) => "its step calls no other system",
-        ActKind::Resolve if !saga.in_doubt => "no attempt of its step has ended unknown",
+        // What is stuck has been refused, or cannot even be tried: a person may have seen to it by other means.
+        ActKind::Resolve if !saga.in_doubt && saga.stuck_since.is_none() => {
+            "no attempt of its step has ended unknown, and it is not stuck"
+        }
         _ if matches!(saga.waits_for, WaitsFor::Answer(_)) => return Err(ActError::Busy),
         _ => return Ok(()),
     };

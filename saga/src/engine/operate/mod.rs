@@ -89,7 +89,8 @@ pub enum Act {
     Resume,
     /// Give up and undo what may have been done.
     Abandon,
-    /// Say how an attempt of unknown outcome ended, on evidence.
+    /// Say how a call ended whose outcome is unknown or that is stuck, on evidence. That a stuck one succeeded means that
+    /// its effect is there by other means.
     Resolve(Finding),
 }
 

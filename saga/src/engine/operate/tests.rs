@@ -112,7 +112,11 @@ fn what_fits_depends_on_where_the_saga_is() {
     assert_eq!(fitting(&held(CAPTURE)), "resume resolve");
     assert_eq!(fitting(&Listed { waits_for: soon(1), ..at(CONFIRM) }), "retry", "there is no way back");
     assert_eq!(fitting(&undoing(AUTHORIZE)), "retry resolve");
-    assert_eq!(fitting(&Listed { in_doubt: false, ..undoing(CONCLUSION) }), "retry");
+    let refused = |saga| Listed { in_doubt: false, attempts: 0, ..saga };
+    assert_eq!(fitting(&refused(undoing(AUTHORIZE))), "retry", "nobody knows yet that it will not succeed");
+    let stuck_since = Some(ago(Duration::minutes(3)));
+    assert_eq!(fitting(&Listed { stuck_since, ..refused(undoing(AUTHORIZE)) }), "retry resolve");
+    assert_eq!(fitting(&Listed { stuck_since, ..refused(undoing(CONCLUSION)) }), "retry");
 }
 
 #[test]

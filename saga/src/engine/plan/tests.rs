@@ -256,6 +256,16 @@ fn a_refused_undo_takes_a_fresh_key() {
 }
 
 #[test]
+fn what_was_refused_stays_stuck_however_its_next_attempt_ends() {
+    for (step, direction) in [(AUTHORIZE, Direction::Backward), (CONFIRM, Direction::Forward)] {
+        for ended in [refused(), unknown(), postponed()] {
+            let cursor = Cursor { generation: 2, ..attempted(step, direction, 1) };
+            assert!(matches!(next(&definition(), cursor, ended, now()), Next::Retry { stuck: true, .. }));
+        }
+    }
+}
+
+#[test]
 fn what_is_refused_again_and_again_is_tried_ever_more_patiently() {
     for (step, direction) in [(AUTHORIZE, Direction::Backward), (CONFIRM, Direction::Forward)] {
         let mut cursor = Cursor::at(step, direction, now());
