@@ -22,7 +22,7 @@ impl PaymentGateway for InstantGateway {
         Outcome::Succeeded(json!(Answer { id: format!("instant_{idempotency_key}") }))
     }
 
-    async fn look_up(&self, _idempotency_key: &str) -> Lookup {
+    async fn look_up(&self, _idempotency_key: &str, _body: &str) -> Lookup {
         Lookup::Absent
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! A gateway is asked with an idempotency key and a body of frozen bytes, and answers with an
 //! [`Outcome`]: succeeded, refused for good, or unknown. An adapter maps only answers that it is certain of to the
-//! first two; everything else is unknown.
+//! first two; everything else is unknown. So is an answer that proves another effect than the one that was asked for: the
+//! key was used with another request, or the payment is authorized under another key, as when the database was failed
+//! over to a replica that had not heard of it. A refusal would say that there is nothing to undo.
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -73,6 +75,7 @@ pub trait PaymentGateway: Send + Sync + 'static {
     /// Sends a request, a [`Request`] as JSON. Repeating it with the same key and body has no second effect.
     async fn send(&self, idempotency_key: &str, body: &str) -> Outcome;
 
-    /// Asks what became of the request that was sent with a key.
-    async fn look_up(&self, idempotency_key: &str) -> Lookup;
+    /// Asks what became of a request that was sent with a key. What became of another one under the same key does not
+    /// answer that: it is unknown.
+    async fn look_up(&self, idempotency_key: &str, body: &str) -> Lookup;
 }

@@ -145,8 +145,9 @@ impl PaymentGateway for SimulatedGateway {
         }
     }
 
-    async fn look_up(&self, idempotency_key: &str) -> Lookup {
+    async fn look_up(&self, idempotency_key: &str, body: &str) -> Lookup {
         match find_call(&self.db, idempotency_key).await {
+            Ok(Some(call)) if call.request != body => Lookup::Found(key_reused()),
             Ok(Some(CallRow { answer: Some(answer), .. })) => Lookup::Found(read_answer(&answer)),
             // Seen but not decided: nothing has happened, and the next request decides.
             Ok(_) => Lookup::Absent,
@@ -226,8 +227,7 @@ async fn decide_all(db: &DatabaseConnection, batch: &[Pending]) -> Result<Vec<De
 /// Decides one request, and what to answer to each repetition of it.
 fn decide(pending: &Pending, call: &CallRow, payment: &mut PaymentRow) -> (Decision, Option<Value>) {
     if call.request != pending.body {
-        let failure = Failure::new("KEY_REUSED", "the idempotency key was used with another request");
-        return (Decision::Answer(Outcome::Refused(failure)), None);
+        return (Decision::Answer(key_reused()), None);
     }
     if let Some(answer) = &call.answer {
         return (Decision::Answer(read_answer(answer)), None);
@@ -279,7 +279,7 @@ fn take_effect(request: &Request, behavior: Behavior, payment: &mut PaymentRow) 
             refused("PAYMENT_VOIDED", "the payment was made void before it was authorized")
         }
         Request::Authorize { .. } if payment.authorized_minor > 0 => {
-            refused("ALREADY_AUTHORIZED", "the payment is authorized already, under another key")
+            Outcome::Unknown("the payment is authorized already, under another key".to_owned())
         }
         Request::Authorize { amount_minor, .. } => {
             payment.authorized_minor = *amount_minor;
@@ -304,6 +304,11 @@ fn take_effect(request: &Request, behavior: Behavior, payment: &mut PaymentRow) 
             succeeded(format!("void_{}", payment.reference))
         }
     }
+}
+
+/// The other request may have taken effect, so this is no refusal.
+fn key_reused() -> Outcome {
+    Outcome::Unknown("the idempotency key was used with another request".to_owned())
 }
 
 fn refused(code: &str, message: &str) -> Outcome {
@@ -432,23 +437,48 @@ mod tests {
         assert_eq!(Behavior::parse("tok_capture_decline+void_down", "authorize"), Behavior::Approve);
     }
 
-    #[test]
-    fn a_void_shuts_out_an_authorization_that_is_still_on_its_way() {
-        let mut payment = PaymentRow {
+    fn payment() -> PaymentRow {
+        PaymentRow {
             reference: "r".to_owned(),
             token: String::new(),
             authorized_minor: 0,
             captured_minor: 0,
             captures: 0,
             voided: false,
-        };
-        let void = Request::Void { reference: "r".to_owned() };
-        let authorize = Request::Authorize {
+        }
+    }
+
+    fn authorize() -> Request {
+        Request::Authorize {
             reference: "r".to_owned(),
             amount_minor: 100,
             currency: "USD".to_owned(),
             token: "tok_approve".to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_is_there_under_another_key_or_request_is_no_refusal() {
+        let mut payment = PaymentRow { authorized_minor: 90, ..payment() };
+        assert!(matches!(take_effect(&authorize(), Behavior::Approve, &mut payment), Outcome::Unknown(_)));
+        let pending = Pending {
+            idempotency_key: "k".to_owned(),
+            body: "one".to_owned(),
+            request: authorize(),
+            answer: oneshot::channel().0,
         };
+        let answer = Some(json!({ "succeeded": { "id": "auth_r" } }));
+        let call =
+            CallRow { idempotency_key: "k".to_owned(), request: "two".to_owned(), attempts: 2, answer };
+        let decided = decide(&pending, &call, &mut payment);
+        assert!(matches!(decided, (Decision::Answer(Outcome::Unknown(_)), None)), "{decided:?}");
+        assert_eq!(payment.authorized_minor, 90);
+    }
+
+    #[test]
+    fn a_void_shuts_out_an_authorization_that_is_still_on_its_way() {
+        let (mut payment, authorize) = (payment(), authorize());
+        let void = Request::Void { reference: "r".to_owned() };
         assert!(matches!(take_effect(&void, Behavior::Approve, &mut payment), Outcome::Succeeded(_)));
         assert!(matches!(take_effect(&authorize, Behavior::Approve, &mut payment), Outcome::Refused(_)));
         assert_eq!(payment.authorized_minor, 0);

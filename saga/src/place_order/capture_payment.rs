@@ -41,7 +41,7 @@ impl ExternalStep for CapturePayment {
     }
 
     async fn look_up(&self, call: &Call) -> Lookup {
-        self.0.look_up(&call.idempotency_key).await
+        self.0.look_up(&call.idempotency_key, &call.request).await
     }
 
     async fn call(&self, call: &Call) -> Outcome {

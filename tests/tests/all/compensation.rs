@@ -1,6 +1,7 @@
 //! What was done is undone, in reverse, and nothing but that.
 
-use oms_tests::{Shop, eventually, order};
+use oms::config::Role;
+use oms_tests::{Server, Shop, TestDatabase, eventually, order, uuid_of};
 use serde_json::json;
 
 use crate::{event_types, step};
@@ -59,6 +60,42 @@ async fn an_authorization_that_was_given_up_is_made_void_though_nobody_knows_whe
     assert!(payment.voided, "an authorization that is still on its way is shut out");
     assert_eq!(shop.stock("SKU-4").await["available"], 300);
     shop.close().await;
+}
+
+#[tokio::test]
+async fn an_authorization_that_the_database_has_forgotten_is_made_void() {
+    // The database was failed over to a replica that has not heard of the authorizations. The gateway has: of one under
+    // the same key, with the total of earlier rates; of the other under another key.
+    let db = TestDatabase::create().await;
+    let api = Server::start_with(&db, |args| args.process.role = Role::Api).await;
+    let same_key = api.client().place(order("same-key", [("SKU-4", 1)])).await;
+    let other_key = api.client().place(order("other-key", [("SKU-4", 1)])).await;
+    api.stop().await;
+    for (placed, generation) in [(&same_key, 1), (&other_key, 2)] {
+        let id = uuid_of(placed.id());
+        db.execute(&format!(
+            "INSERT INTO simulated_gateway_calls (idempotency_key, operation, reference, request, attempts, answer)
+             VALUES ('{id}:authorize_payment:forward:{generation}', 'authorize', '{id}', '{{}}', 1,
+                     '{{ \"succeeded\": {{ \"id\": \"auth_{id}\" }} }}')"
+        ))
+        .await;
+        db.execute(&format!(
+            "INSERT INTO simulated_gateway_payments (reference, token, authorized_minor) VALUES ('{id}', 'tok_approve', 1)"
+        ))
+        .await;
+    }
+
+    let server = Server::start(&db).await;
+    db.wait_until_settled().await;
+    for placed in [same_key, other_key] {
+        let order = server.client().order(placed.id()).await;
+        assert_eq!((&order["status"], &order["paymentStatus"]), (&json!("FAILED"), &json!("UNPAID")));
+        assert_eq!(order["failure"]["code"], "PAYMENT_UNAVAILABLE");
+        let payment = db.gateway_payment(placed.id()).await.expect("the gateway knows the payment");
+        assert_eq!((payment.captures, payment.voided), (0, true));
+    }
+    server.stop().await;
+    db.close().await;
 }
 
 #[tokio::test]
