@@ -61,7 +61,7 @@ pub struct StepDefinition {
     pub on_unknown: Resolution,
     /// How long one call may take; shorter than its lease by [`LEASE_MARGIN`].
     pub time_out: Duration,
-    /// What is said of a saga that gave up on this step without knowing why it failed.
+    /// What is said of a saga that gave up on this step because nobody answered, or because it asked to wait too often.
     pub exhausted: Failure,
 }
 

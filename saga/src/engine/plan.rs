@@ -49,7 +49,7 @@ pub enum Ended {
     Unknown(String),
     /// Without effect, because the step itself could not run or asked to wait.
     Postponed {
-        /// How long to wait, where the step said so.
+        /// How long to wait, where the step said so; `None` where it could not run.
         delay: Option<Duration>,
         /// What was the matter.
         reason: String,
@@ -146,7 +146,12 @@ fn next_forward(definition: &Definition, mut cursor: Cursor, ended: Ended, now: 
                 Resolution::Repeat | Resolution::Query => after_failure(definition, cursor, None, now),
             }
         }
-        Ended::Postponed { delay, .. } => after_failure(definition, cursor, delay, now),
+        Ended::Postponed { delay: Some(delay), .. } => after_failure(definition, cursor, Some(delay), now),
+        // That a step cannot run is a fault of ours, and says nothing about what it is to do: a person is told, and
+        // may abandon the saga; whoever mends the step has it carried on.
+        Ended::Postponed { delay: None, .. } => {
+            retry(definition, cursor, None, needs_person(definition, &cursor))
+        }
     }
 }
 
@@ -194,7 +199,7 @@ fn next_backward(definition: &Definition, mut cursor: Cursor, ended: Ended, now:
     }
 }
 
-/// Returns whether a person should look at what may not give up: it has failed often, or was refused before.
+/// Returns whether a person should look at what does not give up: it has failed often, or was refused before.
 fn needs_person(definition: &Definition, cursor: &Cursor) -> bool {
     cursor.generation > 1 || cursor.attempt >= definition.retry(cursor.step).max_attempts
 }

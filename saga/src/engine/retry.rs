@@ -7,7 +7,8 @@ use std::time::Duration;
 pub struct RetryPolicy {
     /// Longest wait before the second attempt.
     pub interval: Duration,
-    /// Attempts after which a forward step gives up, and after which a step that may not give up is called stuck.
+    /// Attempts after which a forward step gives up, and after which a step that may not give up, or that cannot even
+    /// run, is called stuck.
     pub max_attempts: u32,
     /// Factor by which the wait grows with each attempt.
     pub backoff_rate: f64,

@@ -430,6 +430,36 @@ async fn a_saga_is_not_abandoned_while_nobody_knows_whether_its_pivot_took_effec
 }
 
 #[tokio::test]
+async fn a_step_that_cannot_run_fails_no_order_until_a_person_says_so() {
+    let db = TestDatabase::create().await;
+    let api = Server::start_with(&db, |args| args.process.role = Role::Api).await;
+    let placed = api.client().place(order("broken", [("SKU-4", 2)])).await;
+    let id = placed.id();
+    api.stop().await;
+    db.execute("UPDATE saga SET state = '\"?\"'").await;
+
+    let server = Server::start(&db).await;
+    let client = server.client();
+    park(&db, id, "saga.stuck_since IS NOT NULL AND saga.attempt > 5").await;
+    assert_eq!(client.order(id).await["status"], "PENDING");
+    let stuck = saga(&client, id).await;
+    assert_eq!(stuck["possibleActs"], json!(["RETRY", "ABANDON"]));
+    insta::assert_snapshot!(redacted(&stuck["explanation"]), @r#"
+    It is at quote, step # of #, and has been there for # #.
+    Its last attempt did not succeed: the saga's state cannot be read or written: invalid type: string "?", expected struct State.
+    It has needed a person for # #.
+    Next: attempt # begins in # #.
+    It is tried until its step can run.
+    You can retry it (try now instead of then) or abandon it (undo what was done).
+    "#);
+    assert_eq!(act(&client, "abandonSagas", id).await["count"], 1);
+    db.wait_until_settled().await;
+    assert_eq!(client.order(id).await["failure"]["code"], "ABANDONED");
+    server.stop().await;
+    db.close().await;
+}
+
+#[tokio::test]
 async fn a_saga_is_not_abandoned_past_its_pivot() {
     let db = TestDatabase::create().await;
     let server = Server::start(&db).await;

@@ -102,12 +102,9 @@ fn what_then(saga: &Listed, definition: &Definition) -> Option<String> {
         return Some("An undo is tried until it succeeds.".to_owned());
     }
     let step = definition.step(saga.step_index)?;
-    let may_be_given_up = match step.kind {
-        StepKind::Compensable => true,
-        StepKind::Pivot => !saga.in_doubt,
-        StepKind::Retriable => false,
-    };
-    Some(if may_be_given_up {
+    Some(if step.kind != StepKind::Retriable && !saga.in_doubt {
+        "It is tried until its step can run.".to_owned()
+    } else if step.kind == StepKind::Compensable {
         format!("After {} attempts without success it is given up and undone.", step.retry.max_attempts)
     } else if matches!(step.forward, Action::Local(_)) {
         "It is past the point of no return and is tried until it succeeds.".to_owned()

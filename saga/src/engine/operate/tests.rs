@@ -5,7 +5,7 @@ use chrono::Duration;
 
 use super::*;
 use crate::engine::definition::{CONCLUSION, CONCLUSION_NAME, Definitions};
-use crate::engine::plan::tests::{AUTHORIZE, CAPTURE, CONFIRM, definition};
+use crate::engine::plan::tests::{AUTHORIZE, CAPTURE, CONFIRM, QUOTE, definition};
 
 fn definitions() -> Definitions {
     Definitions::try_new([definition()]).expect("a well-formed definition")
@@ -173,6 +173,15 @@ fn a_retrying_saga_says_why_and_until_when() {
     Next: attempt 3 begins in 1 s.
     After 3 attempts without success it is given up and undone.
     You can retry it (try now instead of then), abandon it (undo what was done) or resolve it (say on evidence how the call ended).
+    ");
+    let broken = Listed { in_doubt: false, error: Some("the step panicked".to_owned()), ..stuck(QUOTE) };
+    insta::assert_snapshot!(explained(&broken), @"
+    It is at quote, step 2 of 5, and has been there for 4 min.
+    Its last attempt did not succeed: the step panicked.
+    It has needed a person for 3 min.
+    Next: attempt 10 begins in 12 s.
+    It is tried until its step can run.
+    You can retry it (try now instead of then) or abandon it (undo what was done).
     ");
     let local = Listed { in_doubt: false, waits_for: soon(-1), ..unanswered(CONFIRM) };
     insta::assert_snapshot!(explained(&local), @"

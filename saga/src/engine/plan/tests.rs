@@ -62,7 +62,7 @@ fn step(name: &'static str, kind: StepKind, forward: Action, backward: Option<Ac
 }
 
 const RESERVE: i16 = 0;
-const QUOTE: i16 = 1;
+pub(in crate::engine) const QUOTE: i16 = 1;
 pub(in crate::engine) const AUTHORIZE: i16 = 2;
 pub(in crate::engine) const CAPTURE: i16 = 3;
 pub(in crate::engine) const CONFIRM: i16 = 4;
@@ -199,8 +199,25 @@ fn no_call_that_may_have_taken_effect_is_repeated_once_its_key_may_be_forgotten(
 }
 
 #[test]
-fn a_capture_that_cannot_even_be_tried_is_given_up() {
-    assert_eq!(undone(forward(CAPTURE, 3, postponed())), [AUTHORIZE, RESERVE]);
+fn a_step_that_cannot_run_waits_for_whoever_mends_it_and_can_be_abandoned() {
+    for (step, left) in [(RESERVE, vec![]), (QUOTE, vec![RESERVE]), (CAPTURE, vec![AUTHORIZE, RESERVE])] {
+        for (attempt, expected) in [(1, false), (2, false), (3, true), (10_000, true)] {
+            let Next::Retry { cursor, stuck, .. } = forward(step, attempt, postponed()) else {
+                panic!("it gave up");
+            };
+            assert_eq!((cursor.attempt, cursor.generation, stuck), (attempt, 1, expected));
+        }
+        let cursor = attempted(step, Direction::Forward, 10_000);
+        assert_eq!(undone(abandon(&definition(), cursor, Failure::new("NO", "no"), now())), left);
+    }
+}
+
+#[test]
+fn a_step_that_asks_to_wait_too_often_is_given_up() {
+    let asked = |attempt| forward(CAPTURE, attempt, Verdict::RetryAfter(Duration::from_secs(7)).into());
+    let Next::Retry { wait, stuck, .. } = asked(2) else { panic!("it gave up") };
+    assert_eq!((wait, stuck), (Wait::Exactly(Duration::from_secs(7)), false));
+    assert_eq!(undone(asked(3)), [AUTHORIZE, RESERVE]);
 }
 
 #[test]
