@@ -297,7 +297,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::engine::step::{Saga, StepError, Verdict};
+    use crate::engine::step::{Call, Outcome, Saga, Settled, StepError, Verdict};
     use crate::engine::step_transaction::StepTransaction;
 
     struct Never;
@@ -306,6 +306,25 @@ mod tests {
     impl LocalStep for Never {
         async fn run(&self, _: &StepTransaction<'_>, _: &mut [Saga]) -> Result<Vec<Verdict>, StepError> {
             Ok(Vec::new())
+        }
+    }
+
+    #[async_trait]
+    impl ExternalStep for Never {
+        fn request(&self, _: &Saga) -> Result<String, StepError> {
+            Ok(String::new())
+        }
+
+        fn system(&self) -> &'static str {
+            "nowhere"
+        }
+
+        async fn call(&self, _: &Call) -> Outcome {
+            Outcome::Unknown("declared, not run".to_owned())
+        }
+
+        async fn record(&self, _: &StepTransaction<'_>, _: &mut [Settled<'_>]) -> Result<(), StepError> {
+            Ok(())
         }
     }
 
@@ -355,6 +374,34 @@ mod tests {
         assert_eq!(twice.check(), Err(DefinitionError::Duplicate { name: "a" }));
         let one = definition(&[StepKind::Pivot]);
         assert!(Definitions::try_new([one.clone(), one]).is_err());
+    }
+
+    #[test]
+    fn a_call_that_cannot_be_undone_or_outlasts_its_key_does_not_load() {
+        let mut calling = definition(&[StepKind::Compensable, StepKind::Pivot, StepKind::Retriable]);
+        calling.steps[0].forward = Action::External(Arc::new(Never));
+        assert_eq!(calling.check(), Err(DefinitionError::CallWithoutUndo { saga: "test", step: "a" }));
+        calling.steps[0].backward = Some(Action::Local(Arc::new(Never)));
+        assert_eq!(calling.check(), Ok(()));
+
+        for (index, step) in [(0, "a"), (1, "b"), (2, "c")] {
+            let mut patient = calling.clone();
+            patient.steps[index].forward = Action::External(Arc::new(Never));
+            patient.steps[index].retry.max_attempts = 9;
+            let age = patient.steps[index].retry.longest_age(patient.steps[index].time_out);
+            patient.key_retention = age + Duration::from_nanos(1);
+            assert_eq!(patient.check(), Ok(()));
+            patient.key_retention = age;
+            let refused = DefinitionError::RetriedPastRetention { saga: "test", step, age, retention: age };
+            assert_eq!(patient.check(), Err(refused));
+        }
+    }
+
+    #[test]
+    fn a_conclusion_that_calls_another_system_does_not_load() {
+        let mut calling = definition(&[StepKind::Pivot]);
+        calling.conclusion = Action::External(Arc::new(Never));
+        assert_eq!(calling.check(), Err(DefinitionError::ExternalConclusion { saga: "test" }));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod bench;
 mod fencing;
 mod guards;
+mod held;
 mod laws;
 mod matrix;
 mod outages;
