@@ -1,7 +1,7 @@
 //! Who calls, and what they may do.
 //!
 //! A [`Caller`] is made at the door, once per request or socket, from its credential; everything behind the door only
-//! asks it. Roots of the schema name the scope that they need ([`Needs`]); queries on orders take the caller's
+//! asks it. Roots of the schema name the scopes that they need ([`Needs`], [`NeedsAll`]); queries on orders take the caller's
 //! [`Visibility`] along.
 //!
 //! Kept apart: *authorize* is what a payment gateway does with a card. Here it is callers and what they may do.
@@ -254,3 +254,22 @@ impl<const N: usize> Guard for Needs<N> {
         Err(forbidden(message))
     }
 }
+
+/// Opens a field to callers with all of these scopes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NeedsAll<const N: usize>(pub(crate) [Scope; N]);
+
+impl<const N: usize> Guard for NeedsAll<N> {
+    async fn check(&self, ctx: &Context<'_>) -> Result<()> {
+        let caller = caller(ctx)?;
+        if self.0.iter().all(|scope| caller.may(*scope)) {
+            return Ok(());
+        }
+        let scopes = self.0.map(Scope::name).join(" and ");
+        let message = format!("this needs the scopes {scopes} together, which the caller does not have");
+        Err(forbidden(message))
+    }
+}
+
+/// What operating sagas takes. A saga is an order's, and whoever moves one sees what it belongs to: those of every app.
+pub(crate) const OPERATES: NeedsAll<2> = NeedsAll([Scope::SagasOperate, Scope::OrdersReadAll]);

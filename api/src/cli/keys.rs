@@ -32,7 +32,7 @@ Scopes:
   orders:read_all   read the orders of every app
   orders:write      place orders; implies orders:read
   catalog:write     change products and stock
-  sagas:operate     see and move sagas
+  sagas:operate     see and move sagas; takes orders:read_all as well, since they are of every app
   apps:manage       make apps and keys, and take them away; no limit on what requests cost";
 
 /// Subcommands of `oms keys`.

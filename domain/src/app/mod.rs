@@ -27,7 +27,7 @@ pub enum Scope {
     OrdersWrite,
     /// Change products and stock.
     CatalogWrite,
-    /// See and move sagas.
+    /// See and move sagas, beside reading the orders of every app.
     SagasOperate,
     /// Make apps and keys, and take them away.
     AppsManage,

@@ -90,7 +90,8 @@ async fn each_root_opens_with_its_scope_and_stays_shut_without() {
             "mutation { upsertProducts(input: { products: [] }) { userErrors { code } } }",
             &[Scope::CatalogWrite],
         ),
-        ("{ sagas(first: 1) { nodes { step } } }", &[Scope::SagasOperate]),
+        // No scope opens it alone.
+        ("{ sagas(first: 1) { nodes { step } } }", &[]),
         ("{ apps { name } }", &[Scope::AppsManage]),
         ("mutation { createApp(input: { name: \"x\" }) { app { id } } }", &[Scope::AppsManage]),
         ("mutation { revokeApiKey(id: \"x\") { userErrors { code } } }", &[Scope::AppsManage]),
@@ -114,6 +115,36 @@ async fn each_root_opens_with_its_scope_and_stays_shut_without() {
             let may =
                 opens.contains(&scope) || (scope == Scope::OrdersWrite && opens.contains(&Scope::OrdersRead));
             assert_eq!(code(&answer) != "FORBIDDEN", may, "{scope}: {query}: {answer}");
+        }
+    }
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn whoever_operates_sagas_sees_every_order() {
+    let shop = closed_shop().await;
+    let act = "filter: { stuck: true }, by: \"ada\", reason: \"the gateway is back\"";
+    let resolve = "orderId: \"x\", refused: \"CARD_DECLINED\", by: \"ada\", evidence: \"its books\"";
+    let mut requests =
+        vec!["{ sagas { nodes { step } } }".to_owned(), "{ saga(orderId: \"x\") { step } }".to_owned()];
+    for root in ["retrySagas", "resumeSagas", "abandonSagas"] {
+        requests.push(format!("mutation {{ {root}(input: {{ {act} }}) {{ count }} }}"));
+    }
+    requests.push(format!("mutation {{ resolveSaga(input: {{ {resolve} }}) {{ userErrors {{ code }} }} }}"));
+    for (name, scopes, may) in [
+        ("half", &[Scope::SagasOperate, Scope::OrdersRead][..], false),
+        ("other half", &[Scope::OrdersReadAll, Scope::OrdersWrite], false),
+        ("operator", &[Scope::SagasOperate, Scope::OrdersReadAll], true),
+    ] {
+        let key = key(&shop, name, scopes).await;
+        for query in &requests {
+            let (_, answer) = shop.with(&key.secret).send(query, json!({})).await;
+            assert_eq!(answer.get("errors").is_none(), may, "{name}: {query}: {answer}");
+            if !may {
+                assert_eq!(code(&answer), "FORBIDDEN", "{name}: {query}: {answer}");
+                let message = answer["errors"][0]["message"].as_str().expect("a message");
+                assert!(message.contains("sagas:operate and orders:read_all"), "{message}");
+            }
         }
     }
     shop.close().await;

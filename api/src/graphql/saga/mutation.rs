@@ -1,7 +1,6 @@
 //! Acting on sagas.
 
 use async_graphql::{Context, ID, InputObject, Object, Result, SimpleObject};
-use domain::app::Scope;
 use domain::input::Violation;
 use saga::engine::operate::{self, Act, ActError, Filter, Finding, MAX_LISTED, Operator};
 use saga::place_order::operate::act_on_order;
@@ -9,7 +8,7 @@ use sea_orm::DbErr;
 use uuid::Uuid;
 
 use super::{Saga, SagaFilter, cursor, decode_cursor};
-use crate::access::{Needs, caller};
+use crate::access::{OPERATES, caller};
 use crate::app::Services;
 use crate::graphql::error::{OrReport, UserError};
 use crate::graphql::{ids, page};
@@ -27,7 +26,7 @@ impl SagaMutation {
     /// Each saga is acted on in a transaction of its own, which also appends the event `OperatorActed` to its order;
     /// operators who watch the order see who acted and why. `by` is taken at its word; `via` in the event names the app and
     /// the key that the request came with.
-    #[graphql(guard = "Needs([Scope::SagasOperate])")]
+    #[graphql(guard = "OPERATES")]
     async fn retry_sagas(
         &self,
         ctx: &Context<'_>,
@@ -38,7 +37,7 @@ impl SagaMutation {
 
     /// Lets held sagas try again under the same keys: you vouch that a call which the other system may have forgotten
     /// is not carried out twice. For operators; see `retrySagas`.
-    #[graphql(guard = "Needs([Scope::SagasOperate])")]
+    #[graphql(guard = "OPERATES")]
     async fn resume_sagas(
         &self,
         ctx: &Context<'_>,
@@ -49,7 +48,7 @@ impl SagaMutation {
 
     /// Gives sagas up that are not past the point of no return: what may have been done is undone, and the order fails
     /// with the code `ABANDONED`. The reason is told to operators alone. For operators; see `retrySagas`.
-    #[graphql(guard = "Needs([Scope::SagasOperate])")]
+    #[graphql(guard = "OPERATES")]
     async fn abandon_sagas(
         &self,
         ctx: &Context<'_>,
@@ -61,7 +60,7 @@ impl SagaMutation {
     /// Says how a call ended whose outcome is unknown; the saga goes on as if the other system had answered so. Find
     /// out first: nobody checks it. A stuck call, such as a void that is refused again and again, can be said to have
     /// succeeded once somebody has seen to its effect by other means. For operators; see `retrySagas`.
-    #[graphql(guard = "Needs([Scope::SagasOperate])")]
+    #[graphql(guard = "OPERATES")]
     async fn resolve_saga(
         &self,
         ctx: &Context<'_>,

@@ -1,11 +1,10 @@
 //! Reading sagas.
 
 use async_graphql::{Context, ID, Object, Result};
-use domain::app::Scope;
 use saga::engine::operate;
 
 use super::{Saga, SagaConnection, SagaFilter, connect, decode_cursor};
-use crate::access::Needs;
+use crate::access::OPERATES;
 use crate::app::Services;
 use crate::graphql::error::OrReport;
 use crate::graphql::{ids, page};
@@ -18,7 +17,7 @@ pub(crate) struct SagaQuery;
 impl SagaQuery {
     /// Returns a page of sagas: those on their way, the one that began first leading, or by a filter on their end,
     /// the newest leading. For operators.
-    #[graphql(guard = "Needs([Scope::SagasOperate])")]
+    #[graphql(guard = "OPERATES")]
     async fn sagas(
         &self,
         ctx: &Context<'_>,
@@ -44,7 +43,7 @@ impl SagaQuery {
     }
 
     /// Returns the saga of this order; null when there is none. For operators.
-    #[graphql(guard = "Needs([Scope::SagasOperate])")]
+    #[graphql(guard = "OPERATES")]
     async fn saga(
         &self,
         ctx: &Context<'_>,
