@@ -1,7 +1,7 @@
 //! What an order is and what may happen to it.
 //!
 //! One folder per noun. Inside a noun, `mod.rs` holds the types and the pure rules, `entity.rs` the rows, `store.rs`
-//! the queries; those that show orders to somebody are in `order/read.rs`. Queries are plain functions over a
+//! the queries; those that show orders to somebody are in `order/read.rs` and `payment/read.rs`. Queries are plain functions over a
 //! connection, so that they join the caller's transaction; on the path that every order takes they work on many orders
 //! per statement.
 //!

@@ -16,6 +16,7 @@ const ORDER: &str = "
     totals { items { amount } shipping { amount } tax { amount } total { amount amountMinor currency } }
     email shippingAddress { name line1 line2 city postalCode region country } shippingMethod externalReference
     createdAt updatedAt confirmedAt failedAt failure { code message }
+    payments { gateway status authorized { amount } captured { amount } refunded { amount } authorizedAt capturedAt voidedAt }
     process { state currentStep steps { name status attempts startedAt finishedAt message } }
     events { sequence type status data occurredAt }";
 

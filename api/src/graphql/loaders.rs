@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use domain::app::Visibility;
 use domain::order::entity::{event, line};
 use domain::order::read::{self, Columns, OrderRow};
-use domain::{catalog, stock};
+use domain::{catalog, payment, stock};
 use saga::engine::operate;
 use saga::engine::process::Process;
 use saga::place_order;
@@ -25,6 +25,8 @@ pub(super) struct Loaders {
     /// Events by the order's id, among those with who sees them, where they are read, and which of an order's events they
     /// are in common.
     pub(super) events: Batching<(Visibility, Source, EventsPage), Uuid, Vec<event::Model>>,
+    /// Payments by the order's id, among those with who sees them and where they are read in common.
+    pub(super) payments: Batching<(Visibility, Source), Uuid, Vec<payment::read::Payment>>,
     /// Processes by the order's id.
     pub(super) processes: Batching<(), Uuid, Process>,
     /// Histories by the saga's id, among those with how many of their newest entries are wanted in common.
@@ -70,10 +72,12 @@ impl Loaders {
         let pool = || db.clone();
         let (processes, histories, products, stock) = (pool(), pool(), pool(), pool());
         let (orders, lines, events) = (reader.clone(), reader.clone(), reader.clone());
+        let payments = reader.clone();
         Self {
             orders: Batching::new(move |common, ids| find_orders(orders.clone(), common, ids)),
             lines: Batching::new(move |common, ids| find_lines(lines.clone(), common, ids)),
             events: Batching::new(move |common, ids| find_events(events.clone(), common, ids)),
+            payments: Batching::new(move |common, ids| find_payments(payments.clone(), common, ids)),
             processes: Batching::new(move |(), ids| find_processes(processes.clone(), ids)),
             histories: Batching::new(move |last, saga_ids| find_histories(histories.clone(), last, saga_ids)),
             products: Batching::new(move |(), skus| find_products(products.clone(), skus)),
@@ -144,6 +148,25 @@ async fn find_events(
     let mut of_orders: HashMap<Uuid, Vec<event::Model>> = HashMap::new();
     for event in events {
         of_orders.entry(event.order_id).or_default().push(event);
+    }
+    Ok(of_orders)
+}
+
+async fn find_payments(
+    reader: Reader,
+    (visibility, source): (Visibility, Source),
+    ids: Vec<Uuid>,
+) -> Result<HashMap<Uuid, Vec<payment::read::Payment>>, DbErr> {
+    let (sees, ids) = (&visibility, &ids);
+    let found = reader.read(source, sees, |view| async move {
+        let payments = payment::read::find_payments(&view, sees, ids.clone()).await?;
+        view.commit().await?;
+        Ok(payments)
+    });
+    let (payments, _) = found.await?;
+    let mut of_orders: HashMap<Uuid, Vec<payment::read::Payment>> = HashMap::new();
+    for payment in payments {
+        of_orders.entry(payment.order_id).or_default().push(payment);
     }
     Ok(of_orders)
 }

@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 pub mod entity;
+pub mod read;
 pub mod store;
 
 /// An authorization that the gateway granted.

@@ -102,3 +102,36 @@ async fn a_query_beyond_the_limits_is_refused_before_it_runs() {
     }
     shop.close().await;
 }
+
+#[tokio::test]
+async fn a_payment_tells_what_was_authorized_captured_and_given_back() {
+    let shop = Shop::open().await;
+    let placed = shop.place(order("paid", [("SKU-1", 2)]).settled()).await;
+    let payment = &placed.order["payments"][0];
+    assert_eq!((&payment["gateway"], &payment["status"]), (&json!("simulated"), &json!("PAID")));
+    for (fact, amount) in [("authorized", "29.90"), ("captured", "29.90"), ("refunded", "0.00")] {
+        assert_eq!(payment[fact]["amount"], amount, "{fact}");
+    }
+    assert!(payment["authorizedAt"].is_string() && payment["capturedAt"].is_string(), "{payment}");
+    assert_eq!(payment["voidedAt"], json!(null));
+
+    shop.db.execute("UPDATE payments SET refunded_minor = 990").await;
+    let payment = shop.order(placed.id()).await["payments"][0].take();
+    assert_eq!((&payment["status"], &payment["refunded"]["amount"]), (&json!("PAID"), &json!("9.90")));
+    shop.db.execute("UPDATE payments SET refunded_minor = 0").await;
+
+    let refused = shop.place(order("void", [("SKU-1", 2)]).card("tok_capture_refused").settled()).await;
+    let payment = &refused.order["payments"][0];
+    assert_eq!((&payment["status"], &payment["captured"]["amount"]), (&json!("VOIDED"), &json!("0.00")));
+    assert!(payment["voidedAt"].is_string() && payment["capturedAt"].is_null(), "{payment}");
+    let declined = shop.place(order("declined", [("SKU-1", 1)]).card("tok_decline").settled()).await;
+    assert_eq!(declined.order["payments"], json!([]), "nothing was ever promised");
+
+    // The gateway's own names of it are nobody's here.
+    let known = "SELECT concat_ws(' ', authorization_id, capture_id) FROM payments WHERE captured_minor > 0";
+    let order = placed.order.to_string();
+    for name in shop.db.texts(known).await[0].split(' ') {
+        assert!(!order.contains(name), "{name}");
+    }
+    shop.close().await;
+}

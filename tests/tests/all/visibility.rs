@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 
 use async_graphql::Request;
+use chrono::DateTime;
 use domain::app::{Scope, Scopes, Visibility, store};
 use domain::id::{AppId, OrderId, local_app};
+use domain::order::changes::{Cursor, find_changes};
+use domain::order::list::{self, Filter, Name, Place, Stretch};
 use domain::order::read::{self, Columns};
+use domain::payment::read::find_payments;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use oms::access::Caller;
@@ -133,21 +137,45 @@ async fn a_query_finds_nothing_of_an_order_that_is_not_visible() {
     let (_, id) = place(&shop).await;
     // The owner of the tables, whom no policy holds: what is tried are the conditions of the queries alone.
     let db = shop.db.connect_runner().await;
+    shop.db.execute("UPDATE orders SET external_reference = 'seen'").await;
+    let number = shop.db.number("SELECT number FROM orders").await;
+    let filters = [
+        Filter::default(),
+        Filter { external_reference: Some("seen".to_owned()), ..Filter::default() },
+        Filter { sku: Some("SKU-1".to_owned()), ..Filter::default() },
+    ];
     let found = async |visibility: &Visibility| {
         let orders = read::find_orders(&db, visibility, Columns::all(), vec![id]).await.expect("orders");
         let order = read::find_order(&db, visibility, id).await.expect("an order");
         let lines = read::find_lines(&db, visibility, vec![id]).await.expect("lines");
         let events = read::find_events(&db, visibility, vec![id], 0, 100).await.expect("events");
-        (orders.len(), order.iter().len(), lines.len(), events.len())
+        let payments = find_payments(&db, visibility, vec![id]).await.expect("payments");
+        let place = Place { created_at: DateTime::UNIX_EPOCH, id: Uuid::nil() };
+        let stretch = Stretch { above: Some(place), below: None, newest_first: true, limit: 100 };
+        let mut listed = Vec::new();
+        let mut counted = Vec::new();
+        for filter in &filters {
+            listed.push(list::list(&db, visibility, filter, stretch).await.expect("a list").len());
+            counted.push(list::count(&db, visibility, filter).await.expect("a count"));
+        }
+        let mut named = 0;
+        for name in [Name::Id(id), Name::Number(number), Name::ExternalReference("seen".to_owned())] {
+            named += list::find_id(&db, visibility, &name).await.expect("an id").iter().len();
+        }
+        let changes = find_changes(&db, visibility, Cursor::START, i64::MAX as u64, 100).await;
+        let changes = changes.expect("changes");
+        assert_eq!(listed.iter().map(|n| *n as u64).collect::<Vec<_>>(), counted, "{visibility:?}");
+        let of_order = [orders.len(), order.iter().len(), lines.len(), events.len(), payments.len()];
+        (of_order, listed, named, changes.len())
     };
     let foreign =
         [Visibility::of_app(Uuid::now_v7()), Visibility::Apps([].into()), Visibility::Order(Uuid::now_v7())];
     for visibility in foreign {
-        assert_eq!(found(&visibility).await, (0, 0, 0, 0), "{visibility:?}");
+        assert_eq!(found(&visibility).await, ([0; 5], vec![0; 3], 0, 0), "{visibility:?}");
     }
     let granted = Visibility::Apps([Uuid::now_v7(), local_app().uuid()].into());
     for visibility in [Visibility::All, granted, Visibility::Order(id)] {
-        assert_eq!(found(&visibility).await, (1, 1, 1, 6), "{visibility:?}");
+        assert_eq!(found(&visibility).await, ([1, 1, 1, 6, 1], vec![1; 3], 3, 6), "{visibility:?}");
     }
     db.close().await.expect("the pool closes");
     shop.close().await;

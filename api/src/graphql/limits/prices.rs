@@ -1,7 +1,7 @@
 //! What a query costs, before it runs.
 //!
 //! An object costs a point and its scalars nothing; a mutation or a subscription costs ten. A page costs its size times
-//! what one item costs, other lists are taken for ten items long, but for `userErrors`; what searches
+//! what one item costs, other lists are taken for ten items long, but for `userErrors` and `payments`; what searches
 //! costs ten more. Prices come from our own schema, so that a new field has
 //! one without a word here.
 //!
@@ -251,8 +251,8 @@ impl<'a> Reckoning<'a> {
             return (page, page);
         }
         let most = LONGEST_LISTS.iter().find(|(list, _)| *list == name).map(|(_, most)| *most);
-        // No mistakes unless something is wrong.
-        let usual = if name == "userErrors" { 1 } else { LIST_ITEMS };
+        // No mistakes unless something is wrong, and an order is paid at once.
+        let usual = if matches!(name, "userErrors" | "payments") { 1 } else { LIST_ITEMS };
         let items = self.longest_list(field).filter(|_| name != "userErrors").unwrap_or(usual);
         (items, most.unwrap_or(LIST_ITEMS).max(items))
     }

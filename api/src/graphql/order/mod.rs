@@ -19,6 +19,7 @@ mod event;
 pub(super) mod list;
 mod load;
 pub(super) mod mutation;
+mod payment;
 mod process;
 pub(super) mod query;
 mod selection;
@@ -27,6 +28,7 @@ pub(super) mod subscription;
 use self::event::{OrderEvent, OrderStatusUpdate};
 use self::load::{load, load_order_at_least, sees_order};
 pub(crate) use self::load::{load_order, load_orders, reader};
+use self::payment::Payment;
 use self::process::OrderProcess;
 pub(super) use self::process::ProcessState;
 
@@ -255,6 +257,15 @@ impl Order {
             Some(code.map(|code| OrderFailure { code, message: message.unwrap_or_default() }))
         })
         .await
+    }
+
+    /// What was promised, taken and given back for it; empty until a card's bank has promised something. One at most, so far.
+    async fn payments(&self, ctx: &Context<'_>) -> Result<Vec<Payment>> {
+        let common = (caller(ctx)?.visibility().clone(), self.source);
+        let payments = ctx.data_unchecked::<Loaders>().payments.load(common, self.row.id).await;
+        payments
+            .and_then(|payments| payments.unwrap_or_default().into_iter().map(Payment::try_new).collect())
+            .or_report(ctx, "read the payments of an order")
     }
 
     /// How far it has been carried out, step by step.

@@ -32,7 +32,7 @@ pub(super) fn lines(field: &SelectionField<'_>) -> bool {
 /// Returns the columns behind one field; `None` for a field that is not known here.
 fn columns_of(field: &str) -> Option<&'static [Column]> {
     Some(match field {
-        "id" | "process" | "events" | "__typename" => &[],
+        "id" | "payments" | "process" | "events" | "__typename" => &[],
         // Of a page of orders.
         "pageInfo" | "cursor" | "totalCount" => &[],
         "number" => &[Column::Number],
