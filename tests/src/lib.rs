@@ -10,6 +10,7 @@
 
 mod client;
 mod cluster;
+pub mod counting_proxy;
 mod database;
 pub mod disturb;
 pub mod fail_points;

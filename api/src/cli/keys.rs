@@ -186,7 +186,7 @@ pub(super) async fn find_app(
 }
 
 async fn list(db: &DatabaseConnection, args: &ListArgs) -> anyhow::Result<()> {
-    let keys = store::list_keys(db, None, MAX_LISTED).await?;
+    let keys = store::list_keys(db, MAX_LISTED).await?;
     let state = |key: &store::ApiKey| match (key.revoked_at, key.expires_at) {
         (Some(_), _) => "revoked",
         (None, Some(expires_at)) if expires_at <= Utc::now() => "expired",

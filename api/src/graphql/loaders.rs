@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 
 use domain::app::Visibility;
+use domain::app::document::DocumentId;
+use domain::app::store::{self, ApiKey, Document};
 use domain::order::entity::{event, line};
 use domain::order::read::{self, Columns, OrderRow};
 use domain::{catalog, payment, stock};
@@ -31,6 +33,10 @@ pub(super) struct Loaders {
     pub(super) processes: Batching<(), Uuid, Process>,
     /// Histories by the saga's id, among those with how many of their newest entries are wanted in common.
     pub(super) histories: Batching<u64, Uuid, Vec<operate::Entry>>,
+    /// Keys by the app's id.
+    pub(super) keys: Batching<(), Uuid, Vec<ApiKey>>,
+    /// Documents by the app's id, among those with which of an app's documents they are in common.
+    pub(super) documents: Batching<DocumentsPage, Uuid, Vec<Document>>,
     /// Products by SKU.
     pub(super) products: Batching<(), String, catalog::entity::Model>,
     /// Stock by SKU.
@@ -66,11 +72,24 @@ pub(super) struct EventsPage {
     pub(super) first: u64,
 }
 
+/// Which documents of an app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct DocumentsPage {
+    /// Those after this one.
+    pub(super) after: Option<DocumentId>,
+    /// The most of them.
+    pub(super) first: u64,
+}
+
+/// The most keys that an app shows.
+const MAX_KEYS: u64 = 100;
+
 impl Loaders {
     /// Makes the loaders, which read orders as whoever asks sees them, and the rest from the pool.
     pub(super) fn start(db: &DatabaseConnection, reader: &Reader) -> Self {
         let pool = || db.clone();
         let (processes, histories, products, stock) = (pool(), pool(), pool(), pool());
+        let (keys, documents) = (pool(), pool());
         let (orders, lines, events) = (reader.clone(), reader.clone(), reader.clone());
         let payments = reader.clone();
         Self {
@@ -80,6 +99,8 @@ impl Loaders {
             payments: Batching::new(move |common, ids| find_payments(payments.clone(), common, ids)),
             processes: Batching::new(move |(), ids| find_processes(processes.clone(), ids)),
             histories: Batching::new(move |last, saga_ids| find_histories(histories.clone(), last, saga_ids)),
+            keys: Batching::new(move |(), app_ids| find_keys(keys.clone(), app_ids)),
+            documents: Batching::new(move |page, app_ids| find_documents(documents.clone(), page, app_ids)),
             products: Batching::new(move |(), skus| find_products(products.clone(), skus)),
             stock: Batching::new(move |(), skus| find_stock(stock.clone(), skus)),
         }
@@ -190,6 +211,26 @@ async fn find_histories(
     saga_ids: Vec<Uuid>,
 ) -> Result<HashMap<Uuid, Vec<operate::Entry>>, DbErr> {
     operate::history(&db, saga_ids, last).await
+}
+
+async fn find_keys(db: DatabaseConnection, app_ids: Vec<Uuid>) -> Result<HashMap<Uuid, Vec<ApiKey>>, DbErr> {
+    let mut of_apps: HashMap<Uuid, Vec<ApiKey>> = HashMap::new();
+    for key in store::list_keys_of_apps(&db, app_ids, MAX_KEYS).await? {
+        of_apps.entry(key.app_id).or_default().push(key);
+    }
+    Ok(of_apps)
+}
+
+async fn find_documents(
+    db: DatabaseConnection,
+    page: DocumentsPage,
+    app_ids: Vec<Uuid>,
+) -> Result<HashMap<Uuid, Vec<Document>>, DbErr> {
+    let mut of_apps: HashMap<Uuid, Vec<Document>> = HashMap::new();
+    for (app_id, document) in store::list_documents_of_apps(&db, app_ids, page.after, page.first).await? {
+        of_apps.entry(app_id).or_default().push(document);
+    }
+    Ok(of_apps)
 }
 
 async fn find_stock(

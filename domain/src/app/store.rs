@@ -296,6 +296,30 @@ pub async fn find_document(
     row.map(|row| row.try_get("", "text")).transpose()
 }
 
+/// Returns up to `limit` documents of each of these apps with the app's id, as [`list_documents`] does for one. The primary
+/// key serves it.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn list_documents_of_apps(
+    db: &impl ConnectionTrait,
+    app_ids: Vec<Uuid>,
+    after: Option<DocumentId>,
+    limit: u64,
+) -> Result<Vec<(Uuid, Document)>, DbErr> {
+    let after = after.map(|id| id.hash().to_vec());
+    let sql = "SELECT app.id AS app_id, document.hash, document.text, document.created_at
+               FROM unnest($1::uuid[]) AS app (id)
+               CROSS JOIN LATERAL (
+                   SELECT hash, text, created_at FROM app_documents
+                   WHERE app_id = app.id AND ($2::bytea IS NULL OR hash > $2) ORDER BY hash LIMIT $3
+               ) AS document
+               ORDER BY app.id, document.hash";
+    let rows = db.query_all_raw(statement(sql, [app_ids.into(), after.into(), limit.cast_signed().into()]));
+    let rows = rows.await?;
+    rows.iter().map(|row| Ok((row.try_get("", "app_id")?, Document::from_query_result(row, "")?))).collect()
+}
+
 /// Returns up to `limit` documents of an app, in the order of their names, from the first after `after`.
 ///
 /// # Errors
@@ -353,17 +377,30 @@ pub async fn find_key_by_prefix(db: &impl ConnectionTrait, prefix: &str) -> Resu
     ApiKey::find_by_statement(statement(&sql, [prefix.into()])).one(db).await
 }
 
-/// Returns up to `limit` keys, of these apps or of all, the newest first.
+/// Returns up to `limit` keys of all apps together, the newest first.
 ///
 /// # Errors
 /// Any error of the database.
-pub async fn list_keys(
+pub async fn list_keys(db: &impl ConnectionTrait, limit: u64) -> Result<Vec<ApiKey>, DbErr> {
+    let sql = format!("SELECT {KEY_COLUMNS} FROM api_keys ORDER BY id DESC LIMIT $1");
+    ApiKey::find_by_statement(statement(&sql, [limit.cast_signed().into()])).all(db).await
+}
+
+/// Returns up to `limit` keys of each of these apps, the newest first. Served by api_keys_by_app.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn list_keys_of_apps(
     db: &impl ConnectionTrait,
-    app_ids: Option<Vec<Uuid>>,
+    app_ids: Vec<Uuid>,
     limit: u64,
 ) -> Result<Vec<ApiKey>, DbErr> {
     let sql = format!(
-        "SELECT {KEY_COLUMNS} FROM api_keys WHERE $1::uuid[] IS NULL OR app_id = ANY ($1) ORDER BY id DESC LIMIT $2"
+        "SELECT key.* FROM unnest($1::uuid[]) AS app (id)
+         CROSS JOIN LATERAL (
+             SELECT {KEY_COLUMNS} FROM api_keys WHERE app_id = app.id ORDER BY api_keys.id DESC LIMIT $2
+         ) AS key
+         ORDER BY key.id DESC"
     );
     ApiKey::find_by_statement(statement(&sql, [app_ids.into(), limit.cast_signed().into()])).all(db).await
 }

@@ -31,6 +31,7 @@ mod reading;
 mod replica;
 mod retries;
 mod seed_mistakes;
+mod statements;
 mod stock;
 mod stock_races;
 mod subscriptions;

@@ -120,7 +120,7 @@ async fn a_payment_tells_what_was_authorized_captured_and_given_back() {
     assert_eq!((&payment["status"], &payment["refunded"]["amount"]), (&json!("PAID"), &json!("9.90")));
     shop.db.execute("UPDATE payments SET refunded_minor = 0").await;
 
-    let refused = shop.place(order("void", [("SKU-1", 2)]).card("tok_capture_refused").settled()).await;
+    let refused = shop.place(order("void", [("SKU-1", 2)]).card("tok_capture_decline").settled()).await;
     let payment = &refused.order["payments"][0];
     assert_eq!((&payment["status"], &payment["captured"]["amount"]), (&json!("VOIDED"), &json!("0.00")));
     assert!(payment["voidedAt"].is_string() && payment["capturedAt"].is_null(), "{payment}");

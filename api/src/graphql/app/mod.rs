@@ -8,15 +8,13 @@ use domain::id::{AppId, KeyId};
 use sea_orm::DbErr;
 
 use super::error::OrReport;
+use super::loaders::{DocumentsPage, Loaders};
 use super::page;
 use crate::app::Services;
 
 pub(super) mod documents;
 pub(super) mod mutation;
 pub(super) mod query;
-
-/// The most keys that an app shows.
-const MAX_KEYS: u64 = 100;
 
 /// An API client with credentials of its own. It sees the orders that it has placed.
 #[derive(Debug, Clone)]
@@ -47,9 +45,9 @@ impl App {
 
     /// Its keys, the newest first, at most 100; those that are no good any more as well.
     async fn keys(&self, ctx: &Context<'_>) -> Result<Vec<ApiKey>> {
-        let db = &ctx.data_unchecked::<Services>().db;
-        let keys = store::list_keys(db, Some(vec![self.0.id]), MAX_KEYS).await;
-        Ok(keys.or_report(ctx, "read the keys of an app")?.into_iter().map(ApiKey::from).collect())
+        let keys = ctx.data_unchecked::<Loaders>().keys.load((), self.0.id).await;
+        let keys = keys.or_report(ctx, "read the keys of an app")?.unwrap_or_default();
+        Ok(keys.into_iter().map(ApiKey::from).collect())
     }
 
     /// Whether it may execute nothing but the documents that are registered for it. Example: `false`
@@ -71,9 +69,10 @@ impl App {
         let after = after.map(|id| {
             id.parse::<DocumentId>().map_err(|error| page::invalid_argument(format!("after: {error}")))
         });
-        let db = &ctx.data_unchecked::<Services>().db;
-        let documents = store::list_documents(db, self.0.id, after.transpose()?, first).await;
-        Ok(documents.or_report(ctx, "read the documents of an app")?.into_iter().map(Document).collect())
+        let page = DocumentsPage { after: after.transpose()?, first };
+        let documents = ctx.data_unchecked::<Loaders>().documents.load(page, self.0.id).await;
+        let documents = documents.or_report(ctx, "read the documents of an app")?.unwrap_or_default();
+        Ok(documents.into_iter().map(Document).collect())
     }
 }
 
