@@ -12,6 +12,7 @@ use saga::engine::StepError;
 use saga::engine::operate::ActError;
 use sea_orm::DbErr;
 
+use super::long::Long;
 use super::money::{CurrencyCode, Money};
 use crate::database_error::{Trouble, classify};
 use crate::placing::PlacingError;
@@ -161,9 +162,9 @@ user_error! {
         /// The SKU of which there is not enough. Example: `SKU-1`
         sku: String,
         /// Units asked for. Example: `12`
-        requested: i64,
+        requested: Long,
         /// Units that are not promised to any order. Example: `10`
-        available: i64,
+        available: Long,
     }
 }
 
@@ -171,9 +172,9 @@ user_error! {
     /// Somebody else changed the count in between; read the stock again and repeat.
     StockChangedError {
         /// Units on hand that were given as `expectedOnHand`. Example: `12`
-        expected: i64,
+        expected: Long,
         /// Units on hand now. Example: `10`
-        actual: i64,
+        actual: Long,
     }
 }
 
@@ -265,8 +266,8 @@ impl UserError {
                 code: ErrorCode::StockChanged,
                 message,
                 path: at(&["expectedOnHand"]),
-                expected,
-                actual,
+                expected: expected.into(),
+                actual: actual.into(),
             }
             .into(),
             AdjustStockError::InsufficientStock { requested, available } => InsufficientStockError {
@@ -274,8 +275,8 @@ impl UserError {
                 message,
                 path: at(&[]),
                 sku: sku.to_owned(),
-                requested,
-                available,
+                requested: requested.into(),
+                available: available.into(),
             }
             .into(),
             AdjustStockError::TooMany => Violation::new(&[], message).into(),

@@ -28,6 +28,7 @@ mod federation;
 mod ids;
 mod limits;
 mod loaders;
+mod long;
 mod money;
 mod node;
 mod order;

@@ -4,6 +4,9 @@ use futures_util::future::join_all;
 use oms_tests::{Shop, order};
 use serde_json::{Value, json};
 
+/// The greatest number of the scalar `Long`: 2^53 - 1.
+const GREATEST_LONG: i64 = 9_007_199_254_740_991;
+
 fn adjustment(change: Value) -> Value {
     let mut input = json!({ "sku": "SKU-4", "reason": "count" });
     for (field, value) in change.as_object().expect("fields") {
@@ -104,6 +107,22 @@ async fn a_key_with_another_adjustment_is_refused() {
 }
 
 #[tokio::test]
+async fn a_count_may_be_greater_than_32_bits() {
+    let shop = Shop::open().await;
+    let set = shop.adjust_stock(adjustment(json!({ "setTo": 5_000_000_000_i64 }))).await;
+    assert_eq!(set["userErrors"], json!([]));
+    assert_eq!(set["stock"]["onHand"], json!(5_000_000_000_i64));
+    let kind = "{ __type(name: \"StockLevel\") { fields { name type { ofType { name } } } } }";
+    let fields = shop.execute(kind, json!({})).await["__type"]["fields"].take();
+    for field in fields.as_array().expect("fields") {
+        let is_count = ["onHand", "reserved", "available"].contains(&field["name"].as_str().expect("a name"));
+        assert_eq!(field["type"]["ofType"]["name"] == "Long", is_count, "{field}");
+    }
+    shop.adjust_stock(adjustment(json!({ "setTo": 300 }))).await;
+    shop.close().await;
+}
+
+#[tokio::test]
 async fn a_bad_adjustment_is_named_with_its_path_and_changes_nothing() {
     let shop = Shop::open().await;
     let census = shop.db.census().await;
@@ -116,15 +135,24 @@ async fn a_bad_adjustment_is_named_with_its_path_and_changes_nothing() {
         (json!({}), "INVALID_INPUT", json!(["input", "delta"])),
         (json!({ "delta": 1, "setTo": 1 }), "INVALID_INPUT", json!(["input", "delta"])),
         (json!({ "setTo": -1 }), "INVALID_INPUT", json!(["input", "setTo"])),
-        (json!({ "delta": i64::MAX }), "INVALID_INPUT", json!(["input"])),
-        (json!({ "delta": i64::MIN }), "INSUFFICIENT_STOCK", json!(["input"])),
-        (json!({ "setTo": i64::MAX }), "INVALID_INPUT", json!(["input"])),
+        (json!({ "delta": GREATEST_LONG }), "INVALID_INPUT", json!(["input"])),
+        (json!({ "delta": -GREATEST_LONG }), "INSUFFICIENT_STOCK", json!(["input"])),
+        (json!({ "setTo": GREATEST_LONG }), "INVALID_INPUT", json!(["input"])),
     ];
     for (change, code, path) in cases {
         let refused = shop.adjust_stock(adjustment(change.clone())).await;
         let error = &refused["userErrors"][0];
         assert_eq!((&error["code"], &error["path"]), (&json!(code), &path), "{change}");
         assert!(refused["stock"].is_null(), "{change}");
+    }
+    // No client can be sure to have sent what it meant.
+    for beyond in [GREATEST_LONG + 1, -GREATEST_LONG - 1, i64::MAX, i64::MIN] {
+        for field in ["delta", "setTo", "expectedOnHand"] {
+            let input = format!("{{ sku: \"SKU-4\", reason: \"counted\", {field}: {beyond} }}");
+            let query = format!("mutation {{ adjustStock(input: {input}) {{ replayed }} }}");
+            let (_, answer) = shop.send(&query, json!({})).await;
+            assert_eq!(answer["errors"][0]["extensions"]["code"], "INVALID_INPUT", "{query}: {answer}");
+        }
     }
     assert_eq!(shop.db.census().await, census);
     assert_eq!(shop.stock("SKU-4").await["onHand"], 300);

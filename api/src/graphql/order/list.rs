@@ -16,6 +16,7 @@ use super::{FulfillmentStatus, Order, OrderStatus, PaymentStatus, load_order, lo
 use crate::access::{Needs, caller};
 use crate::graphql::error::OrReport;
 use crate::graphql::ids;
+use crate::graphql::long::Long;
 use crate::graphql::page::{self, PageInfo};
 use crate::reader::Source;
 
@@ -109,7 +110,7 @@ impl OrderListQuery {
     ) -> Option<Result<Order>> {
         let name = match by {
             OrderBy::Id(id) => Name::Id(ids::parse_order_id(&id)?),
-            OrderBy::Number(number) => Name::Number(number),
+            OrderBy::Number(Long(number)) => Name::Number(number),
             OrderBy::ExternalReference(reference) => {
                 check_text(&[], &reference, MAX_TEXT).ok()?;
                 Name::ExternalReference(reference)
@@ -139,7 +140,7 @@ pub(super) enum OrderBy {
     /// Its id. Example: `order_01jx2v3q8kf0v8c9m5w6r7t2ab`
     Id(ID),
     /// The short number for people on the telephone. Example: `1042`
-    Number(i64),
+    Number(Long),
     /// The client's own name for it; of several orders that have it, the newest. Example: `web-20261125-17`
     ExternalReference(String),
 }

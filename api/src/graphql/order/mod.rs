@@ -9,6 +9,7 @@ use sea_orm::DbErr;
 
 use super::error::OrReport;
 use super::loaders::{EventsPage, LoadedOrder, Loaders, Wanted};
+use super::long::Long;
 use super::money::{CurrencyCode, Money};
 use super::{ids, page};
 use crate::access::{caller, personal_data};
@@ -137,8 +138,8 @@ impl Order {
     }
 
     /// A short number for people on the telephone; rises, may have gaps. Example: `1042`
-    async fn number(&self, ctx: &Context<'_>) -> Result<i64> {
-        self.read(ctx, |row| row.number).await
+    async fn number(&self, ctx: &Context<'_>) -> Result<Long> {
+        self.read(ctx, |row| row.number).await.map(Long)
     }
 
     /// Where the order stands as a whole. Example: `CONFIRMED`

@@ -4,6 +4,8 @@ use async_graphql::SimpleObject;
 use chrono::{DateTime, Utc};
 use domain::stock::entity;
 
+use super::long::Long;
+
 pub(super) mod mutation;
 pub(super) mod query;
 
@@ -13,11 +15,11 @@ pub(super) struct StockLevel {
     /// The shop's own article code. Example: `SKU-1`
     sku: String,
     /// Units in the building. Example: `12`
-    on_hand: i64,
+    on_hand: Long,
     /// Units promised to orders; they stay on hand until they leave the building. Example: `2`
-    reserved: i64,
+    reserved: Long,
     /// Units that can still be promised: on hand less reserved. Example: `10`
-    available: i64,
+    available: Long,
     /// When it last changed (RFC 3339, UTC). Example: `2026-11-25T10:00:00.123456+00:00`
     updated_at: DateTime<Utc>,
 }
@@ -25,9 +27,9 @@ pub(super) struct StockLevel {
 impl From<entity::Model> for StockLevel {
     fn from(row: entity::Model) -> Self {
         Self {
-            on_hand: row.on_hand,
-            reserved: row.reserved,
-            available: row.available(),
+            on_hand: row.on_hand.into(),
+            reserved: row.reserved.into(),
+            available: row.available().into(),
             updated_at: row.updated_at,
             sku: row.sku,
         }

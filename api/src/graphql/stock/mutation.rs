@@ -12,6 +12,7 @@ use crate::access::Needs;
 use crate::app::Services;
 use crate::database_error::violated_constraint;
 use crate::graphql::error::{OrReport, UserError};
+use crate::graphql::long::Long;
 use crate::run_to_end::run_to_end;
 
 /// Adjusts stock.
@@ -51,11 +52,11 @@ pub(super) struct AdjustStockInput {
     /// The shop's own article code. Example: `SKU-1`
     sku: String,
     /// Units to add, or to take away if negative. Example: `-2`
-    delta: Option<i64>,
+    delta: Option<Long>,
     /// Units on hand from now on, as after counting them. Example: `40`
-    set_to: Option<i64>,
+    set_to: Option<Long>,
     /// Units that you believe to be on hand; if there are others, nothing is changed. Example: `42`
-    expected_on_hand: Option<i64>,
+    expected_on_hand: Option<Long>,
     /// Why, for whoever reads the ledger, 1 to 500 characters. Example: `broken in storage`
     reason: String,
     /// Your own key for this adjustment, 1 to 255 characters: it is made once, however often you call. Without one,
@@ -68,9 +69,9 @@ impl AdjustStockInput {
         Adjustment::try_new(
             local_app(),
             &self.sku,
-            self.delta,
-            self.set_to,
-            self.expected_on_hand,
+            self.delta.map(|Long(units)| units),
+            self.set_to.map(|Long(units)| units),
+            self.expected_on_hand.map(|Long(units)| units),
             &self.reason,
             self.idempotency_key.as_deref(),
         )
