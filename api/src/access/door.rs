@@ -29,6 +29,7 @@ use super::documents::RegisteredDocuments;
 use super::jwt::{TokenRefused, TokenVerifier};
 use super::order_token::{OrderTokens, is_order_token};
 use super::remembered::Remembered;
+use super::sealed_cursor::SealedCursors;
 use crate::config::AccessArgs;
 
 /// How long the door remembers who a credential stands for. With the interval at which open subscriptions look again it
@@ -151,6 +152,7 @@ struct Parts {
     db: DatabaseConnection,
     settings: AccessArgs,
     order_tokens: OrderTokens,
+    cursors: SealedCursors,
     documents: RegisteredDocuments,
     provider: Option<TokenVerifier>,
     /// By SHA-256 of the credential, so that no secret lies about in memory.
@@ -195,6 +197,7 @@ impl Door {
             db,
             settings,
             order_tokens,
+            cursors: SealedCursors::new(&secret),
             provider,
             remembered: Remembered::new(remembered),
             used: Mutex::default(),
@@ -260,6 +263,11 @@ impl Door {
     /// Whether it lets everybody in.
     pub(crate) fn is_open(&self) -> bool {
         self.0.settings.dev_anonymous
+    }
+
+    /// Seals and opens the cursors of the feed of changes.
+    pub(crate) fn cursors(&self) -> &SealedCursors {
+        &self.0.cursors
     }
 
     /// Makes the access token of an order.

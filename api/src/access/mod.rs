@@ -15,6 +15,7 @@ mod order_token;
 pub(crate) mod personal_data;
 mod provider;
 mod remembered;
+pub(crate) mod sealed_cursor;
 pub(crate) mod streams;
 
 use std::sync::Arc;

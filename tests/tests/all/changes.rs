@@ -103,7 +103,15 @@ async fn an_app_is_fed_its_own_orders_alone_and_a_bad_cursor_is_refused() {
         (read_on(&a, Value::Null, 5).await.0.len(), read_on(&b, Value::Null, 5).await.0.len()),
         (12, 6)
     );
-    for cursor in ["", "nonsense", "00"] {
+    let [(_, of_a), (_, of_b)] = [read_on(&a, Value::Null, 100).await, read_on(&b, Value::Null, 100).await];
+    let (_, again) = read_on(&b, of_b.clone(), 100).await;
+    let [of_a, of_b, again] = [of_a, of_b, again].map(|cursor| cursor.as_str().expect("a cursor").to_owned());
+    // Nothing has moved, and whether something has cannot be told.
+    assert_ne!(of_b, again);
+    assert_eq!(of_b.len(), again.len());
+    // As cursors of other lists are written.
+    let plain = "393939393a00000000000000000000000000000000003a30";
+    for cursor in ["", "nonsense", "00", plain, &of_a] {
         let (_, answer) = b.send(CHANGES, json!({ "after": cursor, "first": 5 })).await;
         assert_eq!(answer["errors"][0]["extensions"]["code"], "INVALID_INPUT", "{answer}");
     }
