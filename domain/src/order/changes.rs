@@ -108,6 +108,18 @@ pub async fn find_changes(
     last_xid: u64,
     limit: u64,
 ) -> Result<Vec<(Cursor, event::Model)>, DbErr> {
+    let rows = db.query_all_raw(changes_statement(visibility, after, last_xid, limit)).await?;
+    rows.iter()
+        .map(|row| {
+            let event = event::Model::from_query_result(row, "")?;
+            let xid = parse_xid(row, "xid")?.unwrap_or_default();
+            Ok((Cursor { xid, order_id: event.order_id, sequence: event.sequence }, event))
+        })
+        .collect()
+}
+
+/// Returns the statement of [`find_changes`].
+pub fn changes_statement(visibility: &Visibility, after: Cursor, last_xid: u64, limit: u64) -> Statement {
     let mut values = after.values().to_vec();
     values.extend([last_xid.to_string().into(), i64::try_from(limit).unwrap_or(i64::MAX).into()]);
     let is_visible = match visibility {
@@ -122,14 +134,7 @@ pub async fn find_changes(
         }
     };
     let text = CHANGES.replace("{is_visible}", is_visible);
-    let rows = db.query_all_raw(Statement::from_sql_and_values(DbBackend::Postgres, text, values)).await?;
-    rows.iter()
-        .map(|row| {
-            let event = event::Model::from_query_result(row, "")?;
-            let xid = parse_xid(row, "xid")?.unwrap_or_default();
-            Ok((Cursor { xid, order_id: event.order_id, sequence: event.sequence }, event))
-        })
-        .collect()
+    Statement::from_sql_and_values(DbBackend::Postgres, text, values)
 }
 
 /// The index `order_events_feed` serves it, and the primary key of orders.

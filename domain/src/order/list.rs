@@ -75,6 +75,11 @@ pub async fn list(
     filter: &Filter,
     stretch: Stretch,
 ) -> Result<Vec<Place>, DbErr> {
+    Place::find_by_statement(list_statement(visibility, filter, stretch)).all(db).await
+}
+
+/// Returns the statement of [`list`].
+pub fn list_statement(visibility: &Visibility, filter: &Filter, stretch: Stretch) -> Statement {
     let mut query = Query::default();
     let direction = if stretch.newest_first { "DESC" } else { "ASC" };
     let limit = query.bind(stretch.limit.cast_signed());
@@ -83,7 +88,7 @@ pub async fn list(
     };
     let found = query.found(visibility, filter, Some(stretch), order);
     let text = format!("{found} {}", order("found", "id"));
-    Place::find_by_statement(query.into_statement(text)).all(db).await
+    query.into_statement(text)
 }
 
 /// Counts the orders that a filter means, up to [`MAX_COUNT`].
@@ -95,13 +100,18 @@ pub async fn count(
     visibility: &Visibility,
     filter: &Filter,
 ) -> Result<u64, DbErr> {
+    let row = db.query_one_raw(count_statement(visibility, filter)).await?;
+    let counted = row.map_or(Ok(0), |row| row.try_get::<i64>("", "count"))?;
+    Ok(u64::try_from(counted).unwrap_or(0))
+}
+
+/// Returns the statement of [`count`].
+pub fn count_statement(visibility: &Visibility, filter: &Filter) -> Statement {
     let mut query = Query::default();
     let limit = query.bind(MAX_COUNT.cast_signed());
     let found = query.found(visibility, filter, None, |_, _| format!("LIMIT {limit}"));
     let text = format!("SELECT count(*) AS count FROM ({found} LIMIT {limit}) AS counted");
-    let row = db.query_one_raw(query.into_statement(text)).await?;
-    let counted = row.map_or(Ok(0), |row| row.try_get::<i64>("", "count"))?;
-    Ok(u64::try_from(counted).unwrap_or(0))
+    query.into_statement(text)
 }
 
 /// Finds the order of this name; `None` if there is none that the caller sees.
@@ -113,6 +123,12 @@ pub async fn find_id(
     visibility: &Visibility,
     name: &Name,
 ) -> Result<Option<Uuid>, DbErr> {
+    let row = db.query_one_raw(find_id_statement(visibility, name)).await?;
+    row.map(|row| row.try_get("", "id")).transpose()
+}
+
+/// Returns the statement of [`find_id`].
+pub fn find_id_statement(visibility: &Visibility, name: &Name) -> Statement {
     let mut query = Query::default();
     // Served by orders_pkey, orders_by_number and orders_by_external_reference.
     match name {
@@ -122,7 +138,7 @@ pub async fn find_id(
             // Of every app, where the caller sees every order: the index needs each of them by name.
             let filter = Filter { external_reference: Some(reference.clone()), ..Filter::default() };
             let newest = Stretch { above: None, below: None, newest_first: true, limit: 1 };
-            return Ok(list(db, visibility, &filter, newest).await?.first().map(|place| place.id));
+            return list_statement(visibility, &filter, newest);
         }
     }
     match visibility {
@@ -131,8 +147,7 @@ pub async fn find_id(
         Visibility::Order(id) => query.add("orders.id = {}", *id),
     }
     let text = format!("SELECT orders.id FROM orders WHERE {}", query.conditions.join(" AND "));
-    let row = db.query_one_raw(query.into_statement(text)).await?;
-    row.map(|row| row.try_get("", "id")).transpose()
+    query.into_statement(text)
 }
 
 /// Every app that has orders, by one probe of orders_list for each.

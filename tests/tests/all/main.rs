@@ -26,6 +26,7 @@ mod limits;
 mod listing;
 mod operate;
 mod outages;
+mod plans;
 mod processes;
 mod reading;
 mod replica;
