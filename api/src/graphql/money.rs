@@ -64,6 +64,7 @@ impl From<Currency> for CurrencyCode {
 
 /// An amount of money.
 #[derive(Debug, Clone, PartialEq, Eq, SimpleObject)]
+#[graphql(shareable)]
 pub(super) struct Money {
     /// The amount in major units (dollars), with the currency's number of decimals. Example: `19.99`
     amount: Decimal,

@@ -7,6 +7,7 @@ pub(super) const MAX_PAGE: i32 = 100;
 
 /// Where a page lies in its list.
 #[derive(Debug, Clone, PartialEq, Eq, SimpleObject)]
+#[graphql(shareable)]
 pub(super) struct PageInfo {
     /// Whether there are items after this page. Example: `true`
     pub(super) has_next_page: bool,
