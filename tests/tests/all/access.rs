@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use domain::app::Scope;
+use futures_util::future::join_all;
+use oms::config::Role;
 use oms_tests::{AppWithKey, Shop, Socket, app_with_key, key_of, oms_command, order, uuid_of, within};
 use reqwest::StatusCode;
-use reqwest::header::WWW_AUTHENTICATE;
+use reqwest::header::{ACCEPT, WWW_AUTHENTICATE};
 use serde_json::{Value, json};
 
 use crate::OMS;
@@ -17,6 +19,10 @@ async fn closed_shop() -> Shop {
 
 async fn key(shop: &Shop, name: &str, scopes: &[Scope]) -> AppWithKey {
     app_with_key(&shop.db.connection(), name, scopes).await
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().expect("a text")
 }
 
 fn code(answer: &Value) -> &str {
@@ -338,6 +344,91 @@ async fn a_socket_asks_who_calls_and_closes_when_the_key_is_revoked() {
     let closed = tokio::time::timeout(Duration::from_secs(60), socket.receive());
     assert_eq!(closed.await, Ok(Err(4403)), "after {:?}", revoked_at.elapsed());
     shop.close().await;
+}
+
+/// Opens a socket with a credential and watches an order over it.
+async fn watch(shop: &Shop, payload: Value, order_id: &str) -> Socket {
+    let mut socket = Socket::open(shop.addr()).await;
+    socket.send(json!({ "type": "connection_init", "payload": payload })).await;
+    assert_eq!(socket.receive().await, Ok(json!({ "type": "connection_ack" })));
+    socket.subscribe("1", order_id, None).await;
+    assert_eq!(socket.receive().await.expect("an event")["payload"]["data"]["orderStatus"]["sequence"], 1);
+    socket
+}
+
+/// Watches an order over server-sent events.
+async fn stream(shop: &Shop, credential: &str, order_id: &str) -> reqwest::Response {
+    let query = "subscription ($id: ID!) { orderStatus(id: $id) { sequence } }";
+    let body = json!({ "query": query, "variables": { "id": order_id } });
+    let request = shop.with(credential).post().header(ACCEPT, "text/event-stream").json(&body);
+    let mut response = within("an answer", request.send()).await.expect("the server answers");
+    let first = within("an event", response.chunk()).await.expect("the stream is open").expect("an event");
+    assert!(String::from_utf8_lossy(&first).contains("\"sequence\":1"), "{first:?}");
+    response
+}
+
+/// Returns what is still sent until the server ends the stream.
+async fn rest_of(mut response: reqwest::Response) -> String {
+    let mut rest = String::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        rest += &String::from_utf8_lossy(&chunk);
+    }
+    rest
+}
+
+#[tokio::test]
+async fn whatever_is_open_closes_within_a_minute_once_its_credential_is_no_good() {
+    // Nothing carries the order out, so that nothing ends by itself.
+    let shop = Shop::open_with(|args| {
+        args.access.dev_anonymous = false;
+        args.process.role = Role::Api;
+    })
+    .await;
+    let db = shop.db.connection();
+    let seller = key(&shop, "seller", &[Scope::OrdersWrite]).await;
+    let place =
+        "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { order { id } accessToken } }";
+    let input = order("watched", [("SKU-1", 1)]).into_value();
+    let placed =
+        shop.with(&seller.secret).execute(place, json!({ "input": input })).await["placeOrder"].take();
+    let (id, token) = (text(&placed["order"]["id"]), text(&placed["accessToken"]));
+    let viewer = async || key_of(&db, seller.app_id, &[Scope::OrdersRead], &[]).await;
+    let (streamed, watched, expiring, kept) =
+        (viewer().await, viewer().await, viewer().await, viewer().await);
+
+    let streams = [stream(&shop, &streamed.secret, id).await, stream(&shop, token, id).await];
+    let by_key = |key: &AppWithKey| json!({ "x-api-key": key.secret });
+    let mut sockets = [
+        watch(&shop, by_key(&watched), id).await,
+        watch(&shop, by_key(&expiring), id).await,
+        watch(&shop, json!({ "Authorization": format!("Bearer {token}") }), id).await,
+    ];
+    let mut still_good = watch(&shop, by_key(&kept), id).await;
+
+    for key in [&streamed, &watched] {
+        let key_id = domain::id::KeyId::from_uuid(key.key_id).to_string();
+        let mut command = oms_command(OMS, &shop.db, &["keys", "revoke", &key_id]);
+        let revoked = within("the command has ended", command.output()).await.expect("oms-under-test runs");
+        assert!(revoked.status.success(), "{revoked:?}");
+    }
+    shop.db
+        .execute(&format!("UPDATE api_keys SET expires_at = now() WHERE id = '{}'", expiring.key_id))
+        .await;
+    // As another process would.
+    let taken_back = "INSERT INTO order_token_revocations (order_id)";
+    shop.db.execute(&format!("{taken_back} VALUES ('{}')", uuid_of(id))).await;
+
+    let closed = join_all(sockets.iter_mut().map(Socket::receive));
+    let ended = join_all(streams.map(rest_of));
+    let all = tokio::time::timeout(Duration::from_secs(60), futures_util::future::join(closed, ended));
+    let (closed, ended) = all.await.expect("all are closed within a minute");
+    assert_eq!(closed, vec![Err(4403); 3]);
+    for rest in ended {
+        assert!(!rest.contains("complete"), "{rest}");
+    }
+    still_good.send(json!({ "type": "ping" })).await;
+    assert_eq!(still_good.receive().await, Ok(json!({ "type": "pong" })));
+    shop.close_with_pending_orders().await;
 }
 
 #[tokio::test]
