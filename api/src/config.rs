@@ -471,7 +471,8 @@ pub struct LimitArgs {
           value_parser = clap::value_parser!(u32).range(0..=500))]
     pub max_spreads: u32,
 
-    /// Fields of an operation once its fragments are put in their places; the standard look at the schema has about 150
+    /// Fields of a document's operations once its fragments are put in their places, each fragment among them; the standard look
+    /// at the schema has about 180
     #[arg(long, env = "OMS_MAX_FIELDS", value_name = "COUNT", default_value_t = Self::default().max_fields,
           value_parser = clap::value_parser!(u32).range(100..=100_000))]
     pub max_fields: u32,

@@ -30,9 +30,14 @@ pub(super) enum BadRoot {
     /// A fragment on something else.
     #[error("a fragment on {0:?} does not fit at the root of a subscription")]
     OtherType(Name),
+    /// A fragment that is not there.
+    #[error("there is no fragment {0:?}")]
+    MissingFragment(Name),
 }
 
-/// Checks the subscriptions of a document, and takes their root fields out of the fragments.
+/// Checks the subscriptions of a document, and takes their root fields out of the fragments. No fragment may contain itself.
+///
+/// Takes time linear in the document: each way down ends at a field, and the second field ends the search.
 ///
 /// # Errors
 /// [`BadRoot`], whether the subscription would be the one to run or not.
@@ -45,9 +50,7 @@ pub(super) fn settle(document: &mut ExecutableDocument) -> Result<(), BadRoot> {
     }
     let mut emptied: HashSet<Name> = HashSet::new();
     for (name, root) in roots {
-        // The validation reports a fragment that is missing.
-        let is_to_move = root.is_in_a_fragment && !root.is_incomplete;
-        let Some(field) = root.field.filter(|_| is_to_move) else { continue };
+        let Some(field) = root.field.filter(|_| root.is_in_a_fragment) else { continue };
         let operation = match (&mut document.operations, &name) {
             (DocumentOperations::Single(operation), _) => Some(operation),
             (DocumentOperations::Multiple(operations), Some(name)) => operations.get_mut(name),
@@ -68,8 +71,6 @@ pub(super) fn settle(document: &mut ExecutableDocument) -> Result<(), BadRoot> {
 struct Root {
     field: Option<Positioned<Field>>,
     is_in_a_fragment: bool,
-    /// A fragment is spread that is not there.
-    is_incomplete: bool,
     /// The named fragments on the way to the field. They fit nowhere else but at the root of another subscription.
     fragments: Vec<Name>,
 }
@@ -102,8 +103,7 @@ impl Root {
                 Selection::FragmentSpread(spread) => {
                     let name = &spread.node.fragment_name.node;
                     let Some(fragment) = document.fragments.get(name) else {
-                        self.is_incomplete = true;
-                        continue;
+                        return Err(BadRoot::MissingFragment(name.clone()));
                     };
                     check_type(&fragment.node.type_condition.node.on.node)?;
                     self.fragments.push(name.clone());
@@ -185,8 +185,15 @@ mod tests {
     }
 
     #[test]
-    fn what_validation_will_find_is_left_for_it() {
-        let document = settled("subscription { ...F } fragment F on Subscription { a ...Missing }");
-        assert_eq!(document.expect("one field").fragments.len(), 1);
+    fn a_fragment_that_is_missing_ends_the_search() {
+        let missing = Some(BadRoot::MissingFragment(Name::new("Missing")));
+        let query = "subscription { ...F } fragment F on Subscription { a ...Missing }";
+        assert_eq!(settled(query).err(), missing);
+        // Five to the power of twenty ways lead to it.
+        let spreads =
+            |n| format!(" fragment f{n} on Subscription {{ {} }}", format!("...f{} ", n + 1).repeat(5));
+        let bomb = "subscription { ...f0 }".to_owned() + &(0..20).map(spreads).collect::<String>();
+        assert_eq!(settled(&(bomb.clone() + " fragment f20 on Subscription { ...Missing }")).err(), missing);
+        assert_eq!(settled(&(bomb + " fragment f20 on Subscription { a }")).err(), Some(BadRoot::Several));
     }
 }

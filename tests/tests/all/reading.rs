@@ -90,12 +90,20 @@ async fn a_query_beyond_the_limits_is_refused_before_it_runs() {
     let deep =
         format!("{{ __schema {{ types {{ {} name {} }} }} }}", "ofType { ".repeat(30), "} ".repeat(30));
     let aliases: String = (0..100).map(|n| format!("a{n}: __typename ")).collect();
-    let mut bomb = "query { ...f0 }".to_owned();
-    for n in 0..40 {
-        bomb += &format!(" fragment f{n} on Query {{ ...f{0} ...f{0} }}", n + 1);
+    let bomb = |kind: &str, ty: &str, last: &str| {
+        let mut bomb = format!("{kind} {{ ...f0 }}");
+        for n in 0..40 {
+            bomb += &format!(" fragment f{n} on {ty} {{ ...f{0} ...f{0} }}", n + 1);
+        }
+        bomb + &format!(" fragment f40 on {ty} {{ {last} }}")
+    };
+    let mut queries = vec![deep, format!("{{ {aliases} }}"), "{ nonsense }".to_owned(), "{".to_owned()];
+    for last in ["__typename", "...Missing"] {
+        for (kind, ty) in [("query", "Query"), ("mutation", "Mutation"), ("subscription", "Subscription")] {
+            queries.push(bomb(kind, ty, last));
+        }
     }
-    bomb += " fragment f40 on Query { __typename }";
-    for query in [deep, format!("{{ {aliases} }}"), bomb, "{ nonsense }".to_owned(), "{".to_owned()] {
+    for query in queries {
         let (status, answer) = shop.send(&query, json!({})).await;
         assert!(status == StatusCode::OK || status == StatusCode::BAD_REQUEST, "{status}");
         assert!(answer["errors"].is_array() && answer.get("data").is_none(), "{answer}");

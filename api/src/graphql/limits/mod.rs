@@ -3,19 +3,22 @@
 //! The library's own limits measure the tree with its fragments put in their places, and its validation walks that tree as
 //! well: sixteen small fragments, each spread twice in the next, are half a kilobyte that stands for 65,536 fields. Here
 //! the text is [counted](lexer) before it is parsed, and the parsed document is measured with each fragment looked at once,
-//! so that a refusal takes no longer than reading the query. Then the [price](prices) of the operation is known before it
-//! runs.
+//! so that a refusal takes no longer than reading the query. Whatever the library walks counts, however little it stands for:
+//! a spread by itself, an inline fragment, the values of arguments, what is skipped. Then the [price](prices) of the operation
+//! is known before it runs.
 
 use std::collections::HashMap;
 
 use async_graphql::parser::types::{Directive, ExecutableDocument, OperationType, Selection, SelectionSet};
-use async_graphql::{ErrorExtensionValues, Positioned, ServerError};
+use async_graphql::{ErrorExtensionValues, Name, Positioned, ServerError};
+use async_graphql_value::Value;
 
 mod introspection;
 mod lexer;
 pub(super) mod prices;
 
 pub(super) use self::prices::Prices;
+use super::documents::VALIDATION_FAILED;
 use crate::config::LimitArgs;
 
 /// `extensions.code` of a query beyond a bound.
@@ -39,6 +42,38 @@ const MAX_REPETITIONS: usize = 5;
 /// Lists that lead from one part of the schema to many others.
 const INTROSPECTION_LISTS: [&str; 4] = ["fields", "inputFields", "interfaces", "possibleTypes"];
 
+/// Why a parsed document is not looked at any further.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// It goes beyond a bound.
+    TooMuch(TooMuch),
+    /// It spreads a fragment that is not there: the walk would end in nothing, which weighs nothing.
+    MissingFragment(String),
+}
+
+impl From<TooMuch> for Refused {
+    fn from(too_much: TooMuch) -> Self {
+        Self::TooMuch(too_much)
+    }
+}
+
+impl From<Refused> for ServerError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::TooMuch(too_much) => too_much.into(),
+            Refused::MissingFragment(name) => {
+                coded(VALIDATION_FAILED, format!("there is no fragment {name:?}"))
+            }
+        }
+    }
+}
+
+fn coded(code: &str, message: String) -> ServerError {
+    let mut error = ServerError::new(message, None);
+    error.extensions.get_or_insert_with(ErrorExtensionValues::default).set("code", code);
+    error
+}
+
 /// A bound that a query goes beyond, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TooMuch(String);
@@ -58,9 +93,7 @@ impl TooMuch {
 
 impl From<TooMuch> for ServerError {
     fn from(TooMuch(message): TooMuch) -> Self {
-        let mut error = ServerError::new(message, None);
-        error.extensions.get_or_insert_with(ErrorExtensionValues::default).set("code", QUERY_TOO_COMPLEX);
-        error
+        coded(QUERY_TOO_COMPLEX, message)
     }
 }
 
@@ -75,8 +108,8 @@ pub(super) fn check_text(query: &str, limits: &LimitArgs) -> Result<(), TooMuch>
 /// Checks a parsed document.
 ///
 /// # Errors
-/// The first bound that it goes beyond, or a fragment that contains itself.
-pub(super) fn check(document: &ExecutableDocument, limits: &LimitArgs) -> Result<(), TooMuch> {
+/// The first bound that it goes beyond, a fragment that contains itself, or one that is not there.
+pub(super) fn check(document: &ExecutableDocument, limits: &LimitArgs) -> Result<(), Refused> {
     let mut measuring = Measuring {
         document,
         nested: 0,
@@ -84,9 +117,10 @@ pub(super) fn check(document: &ExecutableDocument, limits: &LimitArgs) -> Result
         of_fragments: HashMap::new(),
         counts: Counts::default(),
     };
+    let (mut fields, mut values) = (0_usize, 0_usize);
     for (_, operation) in document.operations.iter() {
         let operation = &operation.node;
-        measuring.counts.directives += operation.directives.len();
+        values = values.saturating_add(measuring.directives(&operation.directives));
         let whole = measuring.selections(&operation.selection_set.node)?;
         let max_depth = if whole.only_introspection && operation.ty == OperationType::Query {
             MAX_INTROSPECTION_DEPTH
@@ -100,7 +134,11 @@ pub(super) fn check(document: &ExecutableDocument, limits: &LimitArgs) -> Result
             MAX_INTROSPECTION_LISTS,
         )?;
         TooMuch::check("fields at its root", whole.root_fields, limits.max_root_fields as usize)?;
-        TooMuch::check("fields once its fragments are expanded", whole.fields, limits.max_fields as usize)?;
+        // All operations are validated, whichever is to run.
+        fields = fields.saturating_add(whole.fields);
+        values = values.saturating_add(whole.values);
+        TooMuch::check("fields once its fragments are expanded", fields, limits.max_fields as usize)?;
+        TooMuch::check("values once its fragments are expanded", values, max_values(limits))?;
     }
     // Fragments that no operation spreads are walked by the validation all the same.
     for name in document.fragments.keys() {
@@ -108,7 +146,14 @@ pub(super) fn check(document: &ExecutableDocument, limits: &LimitArgs) -> Result
     }
     let Counts { aliases, directives, .. } = measuring.counts;
     TooMuch::check("aliases", aliases, limits.max_aliases as usize)?;
-    TooMuch::check("directives", directives, limits.max_directives as usize)
+    TooMuch::check("directives", directives, limits.max_directives as usize)?;
+    Ok(())
+}
+
+/// How many directives and values of arguments the operations may have with fragments in their places. Each takes a token
+/// where it is written, so that whatever has no fragments is within it.
+fn max_values(limits: &LimitArgs) -> usize {
+    limits.max_tokens as usize + limits.max_fields as usize
 }
 
 /// What a selection set amounts to with its fragments in their places.
@@ -116,7 +161,10 @@ pub(super) fn check(document: &ExecutableDocument, limits: &LimitArgs) -> Result
 struct Size {
     /// Selections in one another.
     nested: usize,
+    /// Fields, fragment spreads and inline fragments.
     fields: usize,
+    /// Directives, and values of arguments with those within them.
+    values: usize,
     depth: usize,
     root_fields: usize,
     only_introspection: bool,
@@ -128,6 +176,7 @@ impl Size {
     const NOTHING: Self = Self {
         nested: 0,
         fields: 0,
+        values: 0,
         depth: 0,
         root_fields: 0,
         only_introspection: true,
@@ -154,21 +203,22 @@ struct Measuring<'a> {
 }
 
 impl<'a> Measuring<'a> {
-    fn selections(&mut self, selections: &'a SelectionSet) -> Result<Size, TooMuch> {
+    fn selections(&mut self, selections: &'a SelectionSet) -> Result<Size, Refused> {
         self.check_nested(1)?;
         self.nested += 1;
         check_repetitions(selections)?;
         let mut sum = Size::NOTHING;
         for selection in &selections.items {
-            let size = match &selection.node {
+            let mut size = match &selection.node {
                 Selection::Field(field) => {
                     let field = &field.node;
                     self.counts.aliases += usize::from(field.alias.is_some());
-                    self.directives(&field.directives);
                     let below = self.selections(&field.selection_set.node)?;
+                    let arguments = field.arguments.iter().map(|(_, value)| size_of(&value.node));
                     Size {
                         nested: below.nested,
-                        fields: below.fields.saturating_add(1),
+                        fields: below.fields,
+                        values: below.values.saturating_add(arguments.sum()),
                         depth: below.depth + 1,
                         root_fields: 1,
                         only_introspection: field.name.node.starts_with("__"),
@@ -176,21 +226,20 @@ impl<'a> Measuring<'a> {
                             + usize::from(INTROSPECTION_LISTS.contains(&field.name.node.as_str())),
                     }
                 }
-                Selection::InlineFragment(fragment) => {
-                    self.directives(&fragment.node.directives);
-                    self.selections(&fragment.node.selection_set.node)?
-                }
+                Selection::InlineFragment(fragment) => self.selections(&fragment.node.selection_set.node)?,
                 Selection::FragmentSpread(spread) => {
                     self.counts.spreads += 1;
                     // At once: each may lead a level deeper into the recursion.
                     TooMuch::check("fragment spreads", self.counts.spreads, self.max_spreads)?;
-                    self.directives(&spread.node.directives);
                     self.fragment(&spread.node.fragment_name.node)?
                 }
             };
+            size.fields = size.fields.saturating_add(1);
+            size.values = size.values.saturating_add(self.directives(selection.node.directives()));
             sum = Size {
                 nested: sum.nested.max(size.nested),
                 fields: sum.fields.saturating_add(size.fields),
+                values: sum.values.saturating_add(size.values),
                 depth: sum.depth.max(size.depth),
                 root_fields: sum.root_fields.saturating_add(size.root_fields),
                 only_introspection: sum.only_introspection && size.only_introspection,
@@ -207,26 +256,41 @@ impl<'a> Measuring<'a> {
         TooMuch::check("selections in one another", self.nested + deeper, MAX_NESTED_SELECTIONS)
     }
 
-    fn fragment(&mut self, name: &'a str) -> Result<Size, TooMuch> {
-        match self.of_fragments.get(name) {
+    fn fragment(&mut self, name: &'a Name) -> Result<Size, Refused> {
+        match self.of_fragments.get(name.as_str()) {
             Some(Some(size)) => {
                 let size = *size;
-                return self.check_nested(size.nested).map(|()| size);
+                self.check_nested(size.nested)?;
+                return Ok(size);
             }
-            Some(None) => return Err(TooMuch::new(format!("the fragment {name:?} contains itself"))),
+            Some(None) => return Err(TooMuch::new(format!("the fragment {name:?} contains itself")).into()),
             None => {}
         }
-        // Validation reports a fragment that is missing.
-        let Some(fragment) = self.document.fragments.get(name) else { return Ok(Size::NOTHING) };
+        let Some(fragment) = self.document.fragments.get(name) else {
+            return Err(Refused::MissingFragment(name.to_string()));
+        };
         self.of_fragments.insert(name, None);
+        // Those of the definition itself are looked at where it stands, and nowhere else.
         self.directives(&fragment.node.directives);
         let size = self.selections(&fragment.node.selection_set.node)?;
         self.of_fragments.insert(name, Some(size));
         Ok(size)
     }
 
-    fn directives(&mut self, directives: &[Positioned<Directive>]) {
+    /// Counts the directives, and returns how many there are with the values of their arguments.
+    fn directives(&mut self, directives: &[Positioned<Directive>]) -> usize {
         self.counts.directives += directives.len();
+        let arguments = directives.iter().flat_map(|directive| &directive.node.arguments);
+        directives.len() + arguments.map(|(_, value)| size_of(&value.node)).sum::<usize>()
+    }
+}
+
+/// Counts a value with those within it. They lie as deep in one another as the brackets of the text.
+fn size_of(value: &Value) -> usize {
+    1 + match value {
+        Value::List(items) => items.iter().map(size_of).sum(),
+        Value::Object(fields) => fields.values().map(size_of).sum(),
+        _ => 0,
     }
 }
 
@@ -256,13 +320,17 @@ fn check_repetitions(selections: &SelectionSet) -> Result<(), TooMuch> {
 #[cfg(test)]
 mod tests {
     use async_graphql::parser::parse_query;
+    use proptest::prelude::*;
 
     use super::*;
 
     fn verdict(query: &str) -> Result<(), String> {
         let limits = LimitArgs::default();
         check_text(query, &limits).map_err(|TooMuch(message)| message)?;
-        check(&parse_query(query).expect("a well-formed query"), &limits).map_err(|TooMuch(message)| message)
+        check(&parse_query(query).expect("a well-formed query"), &limits).map_err(|refused| match refused {
+            Refused::TooMuch(TooMuch(message)) => message,
+            Refused::MissingFragment(name) => format!("{name} is missing"),
+        })
     }
 
     fn bomb(fragments: usize, last: &str) -> String {
@@ -277,6 +345,49 @@ mod tests {
     fn fragments_that_multiply_are_refused() {
         assert_eq!(verdict(&bomb(3, "__typename")), Ok(()));
         assert!(verdict(&bomb(40, "__typename")).is_err(), "2^40 fields, counted in no time");
+    }
+
+    #[test]
+    fn fragments_that_multiply_nothing_are_refused() {
+        for last in [
+            "...Missing",
+            "__typename @skip(if: true)",
+            "... on Query @include(if: false) { __typename }",
+            "... on Nothing { __typename }",
+            "... { ... { ...Missing } }",
+        ] {
+            assert!(verdict(&bomb(40, last)).is_err(), "{last}");
+        }
+        assert_eq!(verdict("{ a { ...Missing } }"), Err("Missing is missing".to_owned()));
+        assert_eq!(
+            verdict("{ a } fragment F on Query { ...Missing }"),
+            Err("Missing is missing".to_owned()),
+            "even where nobody spreads it"
+        );
+    }
+
+    #[test]
+    fn values_that_fragments_multiply_are_refused() {
+        let bomb = |values: usize| {
+            bomb(9, &format!("a(x: [{}])", "1 ".repeat(values))).replacen("...f0", "a { ...f0 }", 1)
+        };
+        assert_eq!(verdict(&bomb(5)), Ok(()));
+        assert_eq!(
+            verdict(&bomb(10)),
+            Err("the query has more than 4000 values once its fragments are expanded".to_owned())
+        );
+        let plain = format!("{{ a(x: [{}]) }}", "1 ".repeat(990));
+        assert_eq!(verdict(&plain), Ok(()), "as many as there are tokens");
+    }
+
+    #[test]
+    fn all_operations_of_a_document_are_measured_together() {
+        let operations = |count: usize| {
+            (0..count).map(|n| format!("query Q{n} {{ a {{ ...f0 }} }} ")).collect::<String>()
+                + bomb(9, "a").trim_start_matches("query { ...f0 }")
+        };
+        assert_eq!(verdict(&operations(1)), Ok(()));
+        assert!(verdict(&operations(3)).is_err());
     }
 
     #[test]
@@ -343,5 +454,81 @@ mod tests {
             verdict(&format!("{{ a __schema {{ types {{ fields {{ type {{ {of_type} }} }} }} }} }}"))
                 .is_err()
         );
+    }
+
+    /// Walks as the library does: every path to its end. Returns how many selections and values it has met; stops beyond `most`.
+    fn walk(document: &ExecutableDocument, selections: &SelectionSet, most: usize, met: &mut (usize, usize)) {
+        for selection in &selections.items {
+            if met.0 > most || met.1 > most {
+                return;
+            }
+            met.0 += 1;
+            met.1 += selection.node.directives().len();
+            match &selection.node {
+                Selection::Field(field) => {
+                    met.1 +=
+                        field.node.arguments.iter().map(|(_, value)| size_of(&value.node)).sum::<usize>();
+                    walk(document, &field.node.selection_set.node, most, met);
+                }
+                Selection::InlineFragment(fragment) => {
+                    walk(document, &fragment.node.selection_set.node, most, met);
+                }
+                Selection::FragmentSpread(spread) => {
+                    if let Some(fragment) = document.fragments.get(&spread.node.fragment_name.node) {
+                        walk(document, &fragment.node.selection_set.node, most, met);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Documents of fragments that spread later ones, up to five times each, and end in this and that or in nothing.
+    fn spreads() -> impl Strategy<Value = String> {
+        let leaf = prop::sample::select(vec![
+            "a",
+            "a",
+            "b(x: [1 2 3])",
+            "... { a }",
+            "c @skip(if: true)",
+            "d { a }",
+            "...Missing",
+        ]);
+        // How far ahead the fragment is that is spread.
+        let selections = prop::collection::vec((1..4_usize, 1..5_usize, leaf, any::<bool>()), 1..4);
+        let kind = prop::sample::select(vec!["query", "mutation", "subscription"]);
+        (kind, prop::collection::vec(selections, 1..14), 1..3_usize).prop_map(
+            |(kind, fragments, operations)| {
+                let mut text: String = (0..operations).map(|n| format!("{kind} O{n} {{ ...f0 }} ")).collect();
+                let last = fragments.len() - 1;
+                for (n, selections) in fragments.into_iter().enumerate() {
+                    text += &format!("fragment f{n} on T {{ ");
+                    for (ahead, times, leaf, is_leaf) in selections {
+                        let name = format!("...f{} ", n + ahead);
+                        let is_leaf = is_leaf || n + ahead > last;
+                        text += &if is_leaf { format!("{leaf} ") } else { name.repeat(times) };
+                    }
+                    text += "} ";
+                }
+                text
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+        #[test]
+        fn whatever_is_let_in_is_walked_within_the_limits(text in spreads()) {
+            let limits = LimitArgs { max_fields: 300, ..LimitArgs::default() };
+            let document = parse_query(&text).expect("a well-formed document");
+            let most = max_values(&limits);
+            let mut met = (0, 0);
+            for (_, operation) in document.operations.iter() {
+                walk(&document, &operation.node.selection_set.node, most, &mut met);
+            }
+            if check(&document, &limits).is_ok() {
+                prop_assert!(met.0 <= limits.max_fields as usize && met.1 <= most, "{met:?}: {text}");
+            }
+        }
     }
 }
