@@ -113,8 +113,8 @@ impl App {
             settings,
         };
         let graphql = Executor::start(services);
-        let ConnectionArgs { max_streams, max_shopper_streams, .. } = own_settings.connections;
-        let streams = Streams::new(max_streams, max_shopper_streams);
+        let connections = &own_settings.connections;
+        let streams = Streams::new(connections.max_streams, connections.max_shopper_streams());
         Self(Arc::new(Parts {
             db,
             graphql,

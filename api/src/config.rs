@@ -522,6 +522,14 @@ pub struct ConnectionArgs {
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
 
+    /// Connections that one address has open among those; further ones are closed [default: half of OMS_MAX_CONNECTIONS]
+    ///
+    /// An address of IPv6 is a network of 64 bits. Behind a reverse proxy all come from its address: give it as many as
+    /// OMS_MAX_CONNECTIONS, and let the proxy hold its own clients to a part of them.
+    #[arg(long, env = "OMS_MAX_CONNECTIONS_PER_ADDRESS", value_name = "COUNT",
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_connections_per_address: Option<u32>,
+
     /// Milliseconds that a client may take nothing of what is written to it; then the connection is closed
     #[arg(long, env = "OMS_WRITE_TIMEOUT_MS", value_name = "MS", default_value_t = Self::default().write_timeout_ms,
           value_parser = clap::value_parser!(u64).range(100..=600_000))]
@@ -560,18 +568,19 @@ pub struct ConnectionArgs {
     pub max_streams: u32,
 
     /// WebSockets and event streams that all holders of access tokens of an app's orders have open in this process at a time
+    /// [default: half of OMS_MAX_CONNECTIONS]
     ///
-    /// The default is half of OMS_MAX_CONNECTIONS, so that no app's shoppers take all of them.
+    /// With the default no app's shoppers take all connections.
     #[arg(long, env = "OMS_MAX_SHOPPER_STREAMS", value_name = "COUNT",
-          default_value_t = Self::default().max_shopper_streams,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub max_shopper_streams: u32,
+    pub max_shopper_streams: Option<u32>,
 }
 
 impl Default for ConnectionArgs {
     fn default() -> Self {
         Self {
             max_connections: 10_000,
+            max_connections_per_address: None,
             write_timeout_ms: 30_000,
             max_body_bytes: 100_000,
             header_timeout_ms: 10_000,
@@ -579,12 +588,22 @@ impl Default for ConnectionArgs {
             max_operations: 100,
             init_timeout_ms: 3_000,
             max_streams: 1_000,
-            max_shopper_streams: 5_000,
+            max_shopper_streams: None,
         }
     }
 }
 
 impl ConnectionArgs {
+    /// Connections that one address may have open.
+    pub(crate) fn max_connections_per_address(&self) -> u32 {
+        self.max_connections_per_address.unwrap_or(self.max_connections / 2).max(1)
+    }
+
+    /// Sockets and streams that all shoppers of an app may have open.
+    pub(crate) fn max_shopper_streams(&self) -> u32 {
+        self.max_shopper_streams.unwrap_or(self.max_connections / 2).max(1)
+    }
+
     /// Time for the head of a request.
     pub(crate) fn header_timeout(&self) -> Duration {
         Duration::from_millis(self.header_timeout_ms)

@@ -6,6 +6,7 @@
 //!
 //! Kept apart: *authorize* is what a payment gateway does with a card. Here it is callers and what they may do.
 
+pub(crate) mod address;
 pub(crate) mod budget;
 pub(crate) mod documents;
 pub mod door;

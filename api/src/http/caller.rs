@@ -7,6 +7,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::answer::Refused;
+use super::connections::Connection;
 use crate::access::door::{Credential, Denied};
 use crate::access::{Caller, FORBIDDEN, UNAUTHENTICATED};
 use crate::app::App;
@@ -17,16 +18,19 @@ use crate::graphql::error::UNAVAILABLE;
 pub(super) const NO_CREDENTIAL: &str = "this needs a credential that is good: send an API key or an access token as \
                                         Authorization: Bearer ..., or an API key as x-api-key";
 
-/// Tells who sends a request with these headers, and by what.
+/// Tells who sends a request with these headers over this connection, and by what.
 ///
 /// # Errors
 /// 401 without a credential that is good, 503 where nobody can tell.
 pub(super) async fn identify(
     app: &App,
     headers: &HeaderMap,
+    connection: &Connection,
 ) -> Result<(Caller, Option<Credential>), Response> {
     let credential = Credential::of_headers(headers).map_err(IntoResponse::into_response)?;
-    let caller = app.door().identify(credential.as_ref()).await.map_err(IntoResponse::into_response)?;
+    let caller = app.door().identify(credential.as_ref()).await;
+    let caller = caller.map_err(IntoResponse::into_response)?;
+    connection.trust();
     Ok((caller, credential))
 }
 

@@ -2,14 +2,18 @@
 //!
 //! A client has a bounded time for the head of a request, so that whoever sends one byte after another holds a connection no
 //! longer than that. It runs from the head's first byte, and for a connection's first head from its beginning. Between
-//! requests a connection may be silent for [longer](IDLE_TIMEOUT). Whoever does not take what is written is
-//! [given up](Impatient).
+//! requests a connection may be silent for [longer](IDLE_TIMEOUT) once a good credential was shown over it, and for
+//! [a while](IDLE_TIMEOUT_OF_STRANGERS) until then. Whoever does not take what is written is [given up](Impatient).
 //!
 //! So many connections are open at a time, WebSockets among them; those beyond wait to be accepted, where the system keeps
-//! them, until another one ends.
+//! them, until another one ends. One address has a part of them at most: those beyond are closed, so that nobody takes all of
+//! them.
 
+use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -32,11 +36,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::impatient::Impatient;
+use crate::access::address::Address;
 use crate::config::ConnectionArgs;
 
 /// How long a connection may be silent between two requests. Longer than the minute after which common proxies let go of
 /// theirs: a connection that we close first may be closed under a request that is on its way.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// The same before a good credential was shown: for a browser's next request, and a pause between two looks at whether we are
+/// alive.
+const IDLE_TIMEOUT_OF_STRANGERS: Duration = Duration::from_secs(15);
 
 /// How long to wait where no connection can be accepted, as when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -52,6 +61,82 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub(super) struct ShutOut(pub(super) CancellationToken);
 
+/// The connection that a request has come over: among the request's extensions.
+#[derive(Debug, Clone)]
+pub(super) struct Connection {
+    /// The address at its other end.
+    pub(super) peer: IpAddr,
+    is_trusted: Arc<AtomicBool>,
+}
+
+impl Connection {
+    fn new(peer: IpAddr) -> Self {
+        Self { peer, is_trusted: Arc::default() }
+    }
+
+    /// Notes that a good credential was shown over it.
+    pub(super) fn trust(&self) {
+        self.is_trusted.store(true, Ordering::Relaxed);
+    }
+
+    fn idle_timeout(&self) -> Duration {
+        match self.is_trusted.load(Ordering::Relaxed) {
+            true => IDLE_TIMEOUT,
+            false => IDLE_TIMEOUT_OF_STRANGERS,
+        }
+    }
+}
+
+/// How many connections each address has open.
+#[derive(Debug, Clone)]
+struct Addresses {
+    max: u32,
+    /// Without those that have none.
+    open: Arc<Mutex<HashMap<Address, u32>>>,
+}
+
+/// One of an address's connections, for as long as it lives.
+#[derive(Debug)]
+struct PlaceOfAddress {
+    address: Address,
+    addresses: Addresses,
+}
+
+impl Addresses {
+    fn new(max: u32) -> Self {
+        Self { max, open: Arc::default() }
+    }
+
+    /// Counts another one; `None` where there are too many.
+    fn take(&self, address: Address) -> Option<PlaceOfAddress> {
+        let mut open = self.lock();
+        let count = open.entry(address).or_default();
+        // One that has none has room: the most is at least one.
+        if *count >= self.max {
+            return None;
+        }
+        *count += 1;
+        Some(PlaceOfAddress { address, addresses: self.clone() })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Address, u32>> {
+        // Held for a look and a write.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for PlaceOfAddress {
+    fn drop(&mut self) {
+        let mut open = self.addresses.lock();
+        if let Some(count) = open.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.address);
+            }
+        }
+    }
+}
+
 /// Serves the routes. When `stop` fires it accepts no more, and returns when the requests in flight are answered. Dropping it
 /// closes every connection but those that have become WebSockets.
 pub(crate) async fn serve(
@@ -61,19 +146,28 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(limits.max_connections as usize));
+    let addresses = Addresses::new(limits.max_connections_per_address());
     let mut connections = JoinSet::new();
     loop {
         // The semaphore is never closed; were it, there would be no bound.
         let accept = async {
             let place = Arc::clone(&places).acquire_owned().await.ok();
-            listener.accept().await.map(|(stream, _)| (stream, place))
+            listener.accept().await.map(|(stream, peer)| (stream, peer.ip(), place))
         };
         tokio::select! {
             accepted = accept => match accepted {
-                Ok((stream, place)) => {
-                    let stream = Impatient::new(stream, limits.write_timeout(), place);
-                    connections.spawn(serve_one(stream, router.clone(), limits.header_timeout(), stop.clone()));
-                }
+                Ok((stream, peer, place)) => match addresses.take(Address::of(peer)) {
+                    Some(of_address) => {
+                        // Given back in this order: whoever is accepted for the place finds that of the address free.
+                        let places = (of_address, place);
+                        let stream = Impatient::new(stream, limits.write_timeout(), places);
+                        let connection = Connection::new(peer);
+                        let (router, stop) = (router.clone(), stop.clone());
+                        connections.spawn(serve_one(stream, connection, router, limits.header_timeout(), stop));
+                    }
+                    // Not one of the first: those go on.
+                    None => debug!(%peer, "closed a connection of an address that has too many"),
+                },
                 // The client has left before it was its turn.
                 Err(error) if is_of_the_client(&error) => {}
                 Err(error) => {
@@ -94,11 +188,16 @@ fn is_of_the_client(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn serve_one<S>(stream: S, router: Router, header_timeout: Duration, stop: CancellationToken)
-where
+async fn serve_one<S>(
+    stream: S,
+    peer: Connection,
+    router: Router,
+    header_timeout: Duration,
+    stop: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let clock = Arc::new(HeadClock::default());
+    let clock = Arc::new(HeadClock::new(peer.clone()));
     let seen = Arc::clone(&clock);
     let stream = InspectReader::new(stream, move |bytes: &[u8]| {
         if !bytes.is_empty() {
@@ -110,7 +209,8 @@ where
     builder.max_buf_size(MAX_HEAD_BYTES);
     let (shut_out, is_shut_out) = watch::channel(None);
     let routes = TowerToHyperService::new(router);
-    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(peer.clone());
         let (answering, shut_out) = (routes.call(request), shut_out.clone());
         async move {
             let mut answer: Response = answering.await?;
@@ -160,8 +260,11 @@ async fn wait_until_shut_out(mut answers: watch::Receiver<Option<ShutOut>>) {
 }
 
 /// Until when the head has to be there that is being waited for.
-#[derive(Debug, Default)]
-struct HeadClock(Mutex<Head>);
+#[derive(Debug)]
+struct HeadClock {
+    connection: Connection,
+    head: Mutex<Head>,
+}
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Head {
@@ -171,9 +274,13 @@ struct Head {
 }
 
 impl HeadClock {
+    fn new(connection: Connection) -> Self {
+        Self { connection, head: Mutex::default() }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Head> {
         // Held for a look or a write.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.head.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note_bytes(&self) {
@@ -185,7 +292,7 @@ impl HeadClock {
         let mut head = self.lock();
         head.first_byte_at = None;
         head.count += 1;
-        if head.count > 1 { now + IDLE_TIMEOUT } else { now + header_timeout }
+        if head.count > 1 { now + self.connection.idle_timeout() } else { now + header_timeout }
     }
 
     /// Returns when the wait is over for a head that has begun to come. The connection's first is waited for from the
@@ -253,9 +360,42 @@ mod tests {
 
     const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
+    fn stranger() -> Connection {
+        Connection::new(IpAddr::from([192, 0, 2, 1]))
+    }
+
+    fn trusted() -> Connection {
+        let connection = stranger();
+        connection.trust();
+        connection
+    }
+
+    #[test]
+    fn a_connection_without_a_good_credential_is_silent_for_a_shorter_time() {
+        let (connection, now) = (stranger(), Instant::now());
+        let clock = HeadClock::new(connection.clone());
+        assert_eq!(clock.begin(now, HEADER_TIMEOUT), now + HEADER_TIMEOUT);
+        assert_eq!(clock.begin(now, HEADER_TIMEOUT), now + IDLE_TIMEOUT_OF_STRANGERS);
+        connection.trust();
+        assert_eq!(clock.begin(now, HEADER_TIMEOUT), now + IDLE_TIMEOUT);
+    }
+
+    #[test]
+    fn an_address_has_its_part_and_gives_it_back() {
+        let addresses = Addresses::new(2);
+        let [one, other] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(|address| Address::of(address.into()));
+        let held = [addresses.take(one), addresses.take(one)];
+        assert!(held.iter().all(Option::is_some));
+        assert!(addresses.take(one).is_none());
+        assert!(addresses.take(other).is_some());
+        drop(held);
+        assert!(addresses.take(one).is_some());
+        assert!(addresses.lock().is_empty());
+    }
+
     #[test]
     fn the_first_head_is_expected_at_once_and_later_ones_when_they_begin() {
-        let (clock, now) = (HeadClock::default(), Instant::now());
+        let (clock, now) = (HeadClock::new(trusted()), Instant::now());
         assert_eq!(clock.begin(now, HEADER_TIMEOUT), now + HEADER_TIMEOUT);
         clock.note_bytes();
         assert_eq!(clock.end_of_begun(HEADER_TIMEOUT), None, "the wait has begun with the connection");
@@ -267,7 +407,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_head_has_its_time_from_its_first_byte_however_late_that_comes() {
-        let clock = Arc::new(HeadClock::default());
+        let clock = Arc::new(HeadClock::new(trusted()));
         let timer = HeadTimer { clock: Arc::clone(&clock), header_timeout: HEADER_TIMEOUT };
         for first_byte_after in [Duration::from_secs(3), IDLE_TIMEOUT - Duration::from_secs(1)] {
             drop(timer.sleep(HEADER_TIMEOUT));
@@ -296,7 +436,8 @@ mod tests {
         let router = Router::new().route("/", get(answer));
         let (server, mut client) = tokio::io::duplex(1_000);
         client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("a request");
-        let serving = tokio::spawn(serve_one(server, router, HEADER_TIMEOUT, CancellationToken::new()));
+        let serving =
+            tokio::spawn(serve_one(server, stranger(), router, HEADER_TIMEOUT, CancellationToken::new()));
         client.read_exact(&mut [0; 10]).await.expect("the answer has begun");
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(!serving.is_finished());

@@ -20,6 +20,7 @@ use serde_json::error::Category;
 
 use super::accept::{self, Format};
 use super::answer::{Refused, answer, refusal_in};
+use super::connections::Connection;
 use super::parameters::{Parameters, Unclear};
 use super::{caller, sse, ws};
 use crate::access::Caller;
@@ -48,6 +49,7 @@ const GRAPHIQL_POLICY: HeaderValue = HeaderValue::from_static(
 pub(super) async fn post(
     State(app): State<App>,
     Extension(request_id): Extension<RequestId>,
+    Extension(connection): Extension<Connection>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -55,7 +57,7 @@ pub(super) async fn post(
     let of_refusals = of_refusals(&format);
     let answered = async {
         let format = format?;
-        let (caller, credential) = caller::identify(&app, &headers).await?;
+        let (caller, credential) = caller::identify(&app, &headers, &connection).await?;
         let max_bytes = app.settings().connections.max_body_bytes as usize;
         let request = read_request(&headers, body, max_bytes).await?.data(request_id);
         Ok::<_, Response>(respond_in(format, &app, caller, credential, request, &headers).await)
@@ -67,6 +69,7 @@ pub(super) async fn post(
 pub(super) async fn get(
     State(app): State<App>,
     Extension(request_id): Extension<RequestId>,
+    Extension(connection): Extension<Connection>,
     query: Result<Query<GetQuery>, QueryRejection>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     headers: HeaderMap,
@@ -87,7 +90,7 @@ pub(super) async fn get(
             return Ok(graphiql());
         }
         let format = format?;
-        let (caller, credential) = caller::identify(&app, &headers).await?;
+        let (caller, credential) = caller::identify(&app, &headers, &connection).await?;
         if parameters.is_blank() {
             let message = "send a query as JSON with POST, or as ?query= with GET";
             return Err(Refused::unprocessable(message).into_response());

@@ -6,11 +6,13 @@ use domain::app::Scope;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use oms::config::Role;
-use oms_tests::{Client, Shop, app_with_key, eventually, order, watch_over_sse};
+use oms_tests::{Client, Shop, app_with_key, eventually, order, watch_over_sse, within};
 use reqwest::StatusCode;
 use reqwest::header::ACCEPT;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -141,6 +143,45 @@ async fn place_with_tokens(client: &Client, count: usize) -> Vec<(Client, String
     placed
 }
 
+/// A connection from one of this machine's addresses, over which a request was sent.
+async fn connect_from(shop: &Shop, address: [u8; 4]) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind((address, 0).into()).expect("an address of this machine");
+    let mut connection = socket.connect(shop.addr()).await.expect("a connection");
+    let head = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    // One that is closed at once may not even take this.
+    let _ = connection.write_all(head.as_bytes()).await;
+    connection
+}
+
+async fn is_answered(connection: &mut TcpStream) -> bool {
+    let mut answer = [0; 12];
+    let read = within("an answer or the end", connection.read_exact(&mut answer)).await;
+    read.is_ok() && &answer == b"HTTP/1.1 200"
+}
+
+#[tokio::test]
+async fn one_address_does_not_take_all_connections() {
+    let shop = Shop::open_with(|args| args.connections.max_connections = 4).await;
+    let (one, other) = ([127, 0, 0, 2], [127, 0, 0, 3]);
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut connection = connect_from(&shop, one).await;
+        assert!(is_answered(&mut connection).await);
+        held.push(connection);
+    }
+    for _ in 0..6 {
+        assert!(!is_answered(&mut connect_from(&shop, one).await).await, "it has its half");
+    }
+    assert!(is_answered(&mut connect_from(&shop, other).await).await);
+    drop(held);
+    eventually("its half is free again", async || {
+        is_answered(&mut connect_from(&shop, one).await).await.then_some(())
+    })
+    .await;
+    shop.close().await;
+}
+
 #[tokio::test]
 async fn more_orders_open_no_more_than_the_shoppers_of_an_app_have_together() {
     let shop = Shop::open_with(|args| {
@@ -148,7 +189,7 @@ async fn more_orders_open_no_more_than_the_shoppers_of_an_app_have_together() {
         // No order is ever settled, so that nothing ends a stream.
         args.process.role = Role::Api;
         args.access.shopper_points_per_second = 10;
-        args.connections.max_shopper_streams = 2;
+        args.connections.max_shopper_streams = Some(2);
     })
     .await;
     let app = app_with_key(&shop.db.connection(), "app", &[Scope::OrdersWrite, Scope::OrdersRead]).await;

@@ -316,7 +316,11 @@ async fn impatient_shop() -> Shop {
 
 #[tokio::test]
 async fn connections_beyond_the_bound_wait_until_another_one_ends() {
-    let shop = Shop::open_with(|args| args.connections.max_connections = 2).await;
+    let shop = Shop::open_with(|args| {
+        args.connections.max_connections = 2;
+        args.connections.max_connections_per_address = Some(3);
+    })
+    .await;
     let connect = async || {
         let mut connection = TcpStream::connect(shop.addr()).await.expect("a connection");
         let head = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
