@@ -3,10 +3,17 @@
 //! A credential is an API key, an access token of an identity provider, or the access token of an order. Whatever is
 //! wrong with one, the answer is the same, so that nobody learns which part to try next.
 //!
+//! Whatever tells a credential from noise without the database is asked first: the signature of an order's token, and the
+//! keys of the identity provider, which may be waited for by those alone who bring its tokens. Then the database is asked, a
+//! few credentials at a time, in three queues: credentials that were good [before](KNOWN_FOR), those whose signature is, and
+//! keys that nobody has seen yet. Anybody can make up any number of the last; so [each address](super::address) that they come
+//! from waits in a queue of its own first.
+//!
 //! Who a credential stands for is remembered for [half a minute](REMEMBER_FOR): a key that is taken away may open the
 //! door that much longer on other processes, and open subscriptions [look again](Door::identify) as often.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,15 +26,16 @@ use moka::sync::Cache;
 use sea_orm::{DatabaseConnection, DbErr};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::Caller;
+use super::address::Address;
 use super::documents::RegisteredDocuments;
-use super::jwt::{TokenRefused, TokenVerifier};
-use super::order_token::{OrderTokens, is_order_token};
+use super::jwt::{TokenRefused, TokenVerifier, VerifiedToken};
+use super::order_token::{OrderToken, OrderTokens, is_order_token};
 use super::remembered::Remembered;
 use super::sealed_cursor::SealedCursors;
 use crate::config::AccessArgs;
@@ -54,10 +62,22 @@ const KNOWN_FOR: Duration = Duration::from_secs(60 * 60);
 /// Known credentials that are looked up at a time.
 const TURNS_OF_KNOWN: usize = 4;
 
-/// Unknown credentials that are looked up at a time.
+/// Credentials with a good signature that were not seen before and are looked up at a time.
+const TURNS_OF_SIGNED: usize = 4;
+
+/// Keys that were not seen before and are looked up at a time.
 const TURNS_OF_STRANGERS: usize = 2;
 
-/// How long a look-up waits for its turn.
+/// How many of those an address may have among those who wait or are looked up.
+const TURNS_OF_ADDRESS: usize = 1;
+
+/// Addresses whose queues are kept; an empty one is forgotten after [a while](FORGET_ADDRESS_AFTER).
+const MAX_ADDRESSES: u64 = 100_000;
+
+/// Longer than anybody waits in a queue.
+const FORGET_ADDRESS_AFTER: Duration = Duration::from_secs(60);
+
+/// How long a look-up waits for its turn, in each queue.
 const TURN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The header for keys beside `Authorization`.
@@ -161,7 +181,18 @@ struct Parts {
     /// Credentials that were good within the last hour, so that whoever tries keys at random stands in nobody's way.
     known: Cache<[u8; 32], ()>,
     turns_of_known: Semaphore,
+    turns_of_signed: Semaphore,
     turns_of_strangers: Semaphore,
+    turns_of_addresses: Cache<Address, Arc<Semaphore>>,
+}
+
+/// A credential, as far as it can be told without the database.
+enum Shown {
+    Key(Secret),
+    /// Signed by us.
+    OrderToken(OrderToken),
+    /// Signed by the identity provider.
+    Token(VerifiedToken),
 }
 
 /// What the door has found out about a credential.
@@ -203,7 +234,12 @@ impl Door {
             used: Mutex::default(),
             known: Cache::builder().max_capacity(MAX_REMEMBERED).time_to_live(KNOWN_FOR).build(),
             turns_of_known: Semaphore::new(TURNS_OF_KNOWN),
+            turns_of_signed: Semaphore::new(TURNS_OF_SIGNED),
             turns_of_strangers: Semaphore::new(TURNS_OF_STRANGERS),
+            turns_of_addresses: Cache::builder()
+                .max_capacity(MAX_ADDRESSES)
+                .time_to_idle(FORGET_ADDRESS_AFTER)
+                .build(),
         };
         let door = Self(Arc::new(parts));
         let notes = door.clone().note_use_forever();
@@ -211,11 +247,15 @@ impl Door {
         Ok(door)
     }
 
-    /// Tells who shows this credential.
+    /// Tells who shows this credential, from this address.
     ///
     /// # Errors
     /// [`Denied`].
-    pub(crate) async fn identify(&self, credential: Option<&Credential>) -> Result<Caller, Denied> {
+    pub(crate) async fn identify(
+        &self,
+        credential: Option<&Credential>,
+        peer: IpAddr,
+    ) -> Result<Caller, Denied> {
         let Some(Credential(text)) = credential else {
             return match self.0.settings.dev_anonymous {
                 true => Ok(Caller::anonymous()),
@@ -226,7 +266,7 @@ impl Door {
         let is_over = |answer: &Answer| answer.ends_at.is_some_and(|ends_at| ends_at <= Utc::now());
         let answer = match self.0.remembered.get(digest).filter(|answer| !is_over(answer)) {
             Some(answer) => answer,
-            None => self.find_out(text, digest).await?,
+            None => self.find_out(text, digest, peer).await?,
         };
         if let Ok(caller) = &answer.caller
             && let super::Kind::App { key_id: Some(key_id) } = caller.kind()
@@ -237,19 +277,29 @@ impl Door {
     }
 
     /// Looks a credential up, and remembers what came of it.
-    async fn find_out(&self, text: &str, digest: [u8; 32]) -> Result<Answer, Denied> {
+    async fn find_out(&self, text: &str, digest: [u8; 32], peer: IpAddr) -> Result<Answer, Denied> {
         let Parts { remembered, known, .. } = &*self.0;
-        let is_known = known.contains_key(&digest);
-        let turns = if is_known { &self.0.turns_of_known } else { &self.0.turns_of_strangers };
-        let turn = tokio::time::timeout(TURN_TIMEOUT, turns.acquire()).await;
-        let _turn = turn.map_err(|_| Denied::Unavailable)?;
+        let shown = self.read(text).await?;
+        let (_turn_of_address, _turn) = match &shown {
+            _ if known.contains_key(&digest) => (None, turn(&self.0.turns_of_known).await?),
+            Shown::OrderToken(_) | Shown::Token(_) => (None, turn(&self.0.turns_of_signed).await?),
+            Shown::Key(_) => {
+                let of_address = self
+                    .0
+                    .turns_of_addresses
+                    .get_with(Address::of(peer), || Arc::new(Semaphore::new(TURNS_OF_ADDRESS)));
+                let acquired = tokio::time::timeout(TURN_TIMEOUT, of_address.acquire_owned()).await;
+                let acquired = acquired.ok().and_then(Result::ok).ok_or(Denied::Unavailable)?;
+                (Some(acquired), turn(&self.0.turns_of_strangers).await?)
+            }
+        };
         // Somebody with the same credential may have found out meanwhile.
         let is_over = |answer: &Answer| answer.ends_at.is_some_and(|ends_at| ends_at <= Utc::now());
         if let Some(answer) = remembered.get(digest).filter(|answer| !is_over(answer)) {
             return Ok(answer);
         }
         let generation = remembered.generation();
-        let answer = self.look_up(text).await.unwrap_or_else(Answer::from);
+        let answer = self.look_up(shown).await.unwrap_or_else(Answer::from);
         // That nobody could tell is not worth remembering.
         if answer.caller.as_ref().err() != Some(&Denied::Unavailable) {
             remembered.insert(generation, digest, answer.clone());
@@ -286,16 +336,35 @@ impl Door {
         self.0.documents.forget();
     }
 
-    async fn look_up(&self, text: &str) -> Result<Answer, Denied> {
+    /// Tells what a credential is as far as that can be told without the database. May wait for the identity provider, as
+    /// long as one fetch of its keys takes, and holds nothing meanwhile that somebody else waits for.
+    ///
+    /// # Errors
+    /// It is noise, or it is a token and nobody can tell.
+    async fn read(&self, text: &str) -> Result<Shown, Denied> {
         if let Some(secret) = Secret::parse(text) {
-            return self.look_up_key(&secret).await;
+            return Ok(Shown::Key(secret));
         }
         if is_order_token(text) {
-            return self.look_up_order_token(text).await;
+            let token = self.0.order_tokens.read(text, Utc::now());
+            return token.map(Shown::OrderToken).ok_or(Denied::Unauthenticated);
         }
-        match &self.0.provider {
-            Some(provider) => self.look_up_token(provider, text).await,
-            None => Err(Denied::Unauthenticated),
+        let Some(provider) = &self.0.provider else { return Err(Denied::Unauthenticated) };
+        let verified = provider.verify(text).await.map_err(|refused| match refused {
+            TokenRefused::Bad(reason) => {
+                debug!(reason, "refused a token of the identity provider");
+                Denied::Unauthenticated
+            }
+            TokenRefused::Unavailable => Denied::Unavailable,
+        });
+        verified.map(Shown::Token)
+    }
+
+    async fn look_up(&self, shown: Shown) -> Result<Answer, Denied> {
+        match shown {
+            Shown::Key(secret) => self.look_up_key(&secret).await,
+            Shown::OrderToken(token) => self.look_up_order_token(token).await,
+            Shown::Token(token) => self.look_up_token(token).await,
         }
     }
 
@@ -312,14 +381,7 @@ impl Door {
         Ok(Answer { caller: Ok(caller), ends_at: None })
     }
 
-    async fn look_up_token(&self, provider: &TokenVerifier, text: &str) -> Result<Answer, Denied> {
-        let token = provider.verify(text).await.map_err(|refused| match refused {
-            TokenRefused::Bad(reason) => {
-                debug!(reason, "refused a token of the identity provider");
-                Denied::Unauthenticated
-            }
-            TokenRefused::Unavailable => Denied::Unavailable,
-        })?;
+    async fn look_up_token(&self, token: VerifiedToken) -> Result<Answer, Denied> {
         let app =
             store::app_of_client(&self.0.db, &token.issuer, &token.client).await.map_err(unavailable)?;
         let points = if token.scopes.contain(Scope::AppsManage) { None } else { self.points_of(&app) };
@@ -327,8 +389,7 @@ impl Door {
         Ok(Answer { caller: Ok(caller), ends_at: Some(token.expires_at) })
     }
 
-    async fn look_up_order_token(&self, text: &str) -> Result<Answer, Denied> {
-        let token = self.0.order_tokens.read(text, Utc::now()).ok_or(Denied::Unauthenticated)?;
+    async fn look_up_order_token(&self, token: OrderToken) -> Result<Answer, Denied> {
         let app = store::app_of_order_token(&self.0.db, token.order_id).await;
         let app = app.map_err(unavailable)?.ok_or(Denied::Unauthenticated)?;
         // Not the app's own number: an app without a limit is trusted, whoever has a link to its orders is not.
@@ -355,14 +416,23 @@ impl Door {
             if !used.is_empty()
                 && let Err(error) = store::note_use(&self.0.db, used).await
             {
-                warn!(%error, "cannot write down which keys were used");
+                let error = format!("{:#}", anyhow::Error::new(error));
+                warn!(error, "cannot write down which keys were used");
             }
         }
     }
 }
 
+/// Waits for a turn; whoever waits too long is sent away.
+async fn turn(turns: &Semaphore) -> Result<SemaphorePermit<'_>, Denied> {
+    let turn = tokio::time::timeout(TURN_TIMEOUT, turns.acquire()).await;
+    // The queues are never closed.
+    turn.ok().and_then(Result::ok).ok_or(Denied::Unavailable)
+}
+
 fn unavailable(error: DbErr) -> Denied {
-    warn!(%error, "cannot look up a credential");
+    let error = format!("{:#}", anyhow::Error::new(error));
+    warn!(error, "cannot look up a credential");
     Denied::Unavailable
 }
 

@@ -1,5 +1,6 @@
 //! GraphQL requests over plain HTTP, after the GraphQL-over-HTTP specification.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use async_graphql::Request;
@@ -60,7 +61,9 @@ pub(super) async fn post(
         let (caller, credential) = caller::identify(&app, &headers, &connection).await?;
         let max_bytes = app.settings().connections.max_body_bytes as usize;
         let request = read_request(&headers, body, max_bytes).await?.data(request_id);
-        Ok::<_, Response>(respond_in(format, &app, caller, credential, request, &headers).await)
+        Ok::<_, Response>(
+            respond_in(format, &app, caller, (credential, connection.peer), request, &headers).await,
+        )
     };
     answered.await.unwrap_or_else(|refused| refusal_in(of_refusals, refused))
 }
@@ -75,7 +78,7 @@ pub(super) async fn get(
     headers: HeaderMap,
 ) -> Response {
     match upgrade {
-        Ok(upgrade) => return ws::upgrade(app, upgrade, &headers, request_id),
+        Ok(upgrade) => return ws::upgrade(app, upgrade, &headers, connection.peer, request_id),
         Err(rejection) if headers.contains_key(UPGRADE) => {
             return Refused::new(rejection.status(), "BAD_REQUEST", rejection.body_text()).into_response();
         }
@@ -105,7 +108,9 @@ pub(super) async fn get(
         // What is named by a hash has its text by now: what it does is not told by what was sent.
         let document = app.graphql().parse(&caller, &mut request).map_err(refuse)?;
         refuse_changes(&document, request.operation_name.as_deref(), format == Format::EventStream)?;
-        Ok::<_, Response>(respond_in(format, &app, caller, credential, request, &headers).await)
+        Ok::<_, Response>(
+            respond_in(format, &app, caller, (credential, connection.peer), request, &headers).await,
+        )
     };
     answered.await.unwrap_or_else(|refused| refusal_in(of_refusals, refused))
 }
@@ -137,7 +142,7 @@ async fn respond_in(
     format: Format,
     app: &App,
     caller: Caller,
-    credential: Option<Credential>,
+    shown: (Option<Credential>, IpAddr),
     mut request: Request,
     headers: &HeaderMap,
 ) -> Response {
@@ -150,7 +155,7 @@ async fn respond_in(
         Err(refused) => return refused.into_response(),
     }
     match app.streams().open(&caller) {
-        Ok(stream) => sse::respond(app, caller, credential, request, stream),
+        Ok(stream) => sse::respond(app, caller, shown, request, stream),
         Err(too_many) => {
             let refused = Refused::new(StatusCode::TOO_MANY_REQUESTS, TOO_MANY_STREAMS, too_many.to_string());
             refused.until(STREAM_RETRY_SECONDS).into_response()

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use async_graphql::{Request, ServerError, Value};
@@ -26,18 +27,18 @@ use crate::app::App;
 /// Silence after which a comment is sent, shorter than the time after which common proxies cut a silent connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
-/// Executes the request and answers with its events, which count as `stream`.
+/// Executes the request and answers with its events, which count as `stream`. `shown` is the credential, and from where.
 pub(super) fn respond(
     app: &App,
     caller: Caller,
-    credential: Option<Credential>,
+    shown: (Option<Credential>, IpAddr),
     request: Request,
     stream: OpenStream,
 ) -> Response {
     // Apart from the stream, which nobody asks for more while the client takes nothing.
     let is_shut_out = CancellationToken::new();
     let fires = is_shut_out.clone();
-    let denied = wait_until_denied(app.clone(), credential);
+    let denied = wait_until_denied(app.clone(), shown);
     let watch = AbortOnDropHandle::new(tokio::spawn(async move {
         denied.await;
         fires.cancel();
@@ -89,10 +90,10 @@ fn sequence_of(response: &async_graphql::Response) -> Option<i64> {
 }
 
 /// Waits until the credential is no good any more.
-async fn wait_until_denied(app: App, credential: Option<Credential>) {
+async fn wait_until_denied(app: App, (credential, peer): (Option<Credential>, IpAddr)) {
     loop {
         tokio::time::sleep(LOOK_AGAIN_AFTER).await;
-        if app.door().identify(credential.as_ref()).await.err() == Some(Denied::Unauthenticated) {
+        if app.door().identify(credential.as_ref(), peer).await.err() == Some(Denied::Unauthenticated) {
             return;
         }
     }

@@ -8,6 +8,7 @@
 //! nothing is read for it from the database.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -52,6 +53,7 @@ pub(super) fn upgrade(
     app: App,
     upgrade: WebSocketUpgrade,
     headers: &HeaderMap,
+    peer: IpAddr,
     request_id: RequestId,
 ) -> axum::response::Response {
     let limits = app.settings().connections.clone();
@@ -82,6 +84,7 @@ pub(super) fn upgrade(
             operations: StreamMap::new(),
             limits,
             credential,
+            peer,
             caller: None,
             open: None,
             last_heard: Instant::now(),
@@ -158,6 +161,7 @@ struct Session {
     operations: StreamMap<String, Operation>,
     limits: ConnectionArgs,
     credential: Option<Credential>,
+    peer: IpAddr,
     /// Known once the client has introduced itself.
     caller: Option<Caller>,
     /// Counts the socket among the app's, since its client has introduced itself.
@@ -209,7 +213,7 @@ impl Session {
     /// Closes the socket when its credential is no good any more. Operations that run keep what they were begun with until
     /// then.
     async fn look_again(&mut self, app: &App) -> Result<(), End> {
-        match identify(app, self.credential.clone()).await {
+        match identify(app, self.credential.clone(), self.peer).await {
             Ok(caller) => self.caller = Some(caller),
             // Nobody can tell now: that is no reason to send anybody away.
             Err(Denied::Unavailable) => {}
@@ -255,7 +259,7 @@ impl Session {
                 if let Some(credential) = Credential::of_payload(payload.as_ref()).map_err(End::denied)? {
                     self.credential = Some(credential);
                 }
-                let caller = identify(app, self.credential.clone()).await.map_err(End::denied)?;
+                let caller = identify(app, self.credential.clone(), self.peer).await.map_err(End::denied)?;
                 let open = app.streams().open(&caller);
                 // Clients of the protocol take 4429 for a mistake of theirs, and do not connect again.
                 let again =
@@ -344,8 +348,8 @@ fn is_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
 }
 
 /// A function apart from the session, which no other thread may look at while it waits.
-async fn identify(app: &App, credential: Option<Credential>) -> Result<Caller, Denied> {
-    app.door().identify(credential.as_ref()).await
+async fn identify(app: &App, credential: Option<Credential>, peer: IpAddr) -> Result<Caller, Denied> {
+    app.door().identify(credential.as_ref(), peer).await
 }
 
 fn is_too_long(error: &axum::Error) -> bool {

@@ -1,8 +1,10 @@
 //! Nobody's slow queries, and nobody's many connections, stand in the way of the others.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use domain::app::Scope;
+use domain::app::key::Secret;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use oms::config::Role;
@@ -14,6 +16,8 @@ use sqlx::{Connection, PgConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 /// Well below the ten seconds after which a query that waits for a lock is given up.
@@ -216,4 +220,61 @@ async fn more_orders_open_no_more_than_the_shoppers_of_an_app_have_together() {
     assert!(refused > 0);
     assert_eq!(app.send(read, json!({ "id": shoppers[0].1 })).await.0, StatusCode::OK);
     shop.close_with_pending_orders().await;
+}
+
+/// Lets each look-up of a key take a third of a second.
+async fn slow_down_keys(shop: &Shop) {
+    shop.db
+        .execute(
+            "ALTER TABLE api_keys RENAME TO kept_api_keys;
+             CREATE FUNCTION keys_slowly() RETURNS SETOF kept_api_keys LANGUAGE plpgsql AS $$ BEGIN
+                 PERFORM pg_sleep(0.3);
+                 RETURN QUERY SELECT * FROM kept_api_keys;
+             END $$;
+             CREATE VIEW api_keys AS SELECT * FROM keys_slowly()",
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn keys_that_one_address_makes_up_lock_out_nobody() {
+    let shop = Shop::open_with(|args| args.access.dev_anonymous = false).await;
+    let scopes = [Scope::OrdersWrite, Scope::OrdersRead];
+    let app = app_with_key(&shop.db.connection(), "app", &scopes).await;
+    let newcomer = app_with_key(&shop.db.connection(), "newcomer", &scopes).await;
+    slow_down_keys(&shop).await;
+    let shoppers = place_with_tokens(&shop.with(&app.secret), 2).await;
+
+    let url = format!("http://{}/graphql", shop.addr());
+    let from_there = reqwest::Client::builder().no_proxy().local_address(IpAddr::from([127, 0, 0, 2]));
+    let from_there = from_there.build().expect("a client without TLS");
+    let ask_from_there = move |credential: &str| {
+        let request = from_there.post(&url).bearer_auth(credential);
+        let asking = request.json(&json!({ "query": "{ __typename }" })).send();
+        async move { asking.await.map(|answer| answer.status()) }
+    };
+    let is_shut_out = CancellationToken::new();
+    let flood: Vec<_> = (0..40)
+        .map(|_| {
+            let (ask, is_shut_out) = (ask_from_there.clone(), is_shut_out.clone());
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                loop {
+                    let status = ask(Secret::generate().reveal()).await;
+                    if status.is_ok_and(|status| status == StatusCode::SERVICE_UNAVAILABLE) {
+                        is_shut_out.cancel();
+                    }
+                }
+            }))
+        })
+        .collect();
+    within("the flood has filled its queue", is_shut_out.cancelled()).await;
+
+    let ok = Some(StatusCode::OK);
+    assert_eq!(ask_from_there(&app.secret).await.ok(), ok, "a key that was seen before");
+    let token = shoppers[0].0.credential().expect("a token");
+    assert_eq!(ask_from_there(token).await.ok(), ok, "a token that is signed");
+    let of_another = shop.with(&newcomer.secret);
+    assert_eq!(of_another.send("{ __typename }", json!({})).await.0, StatusCode::OK, "a key from elsewhere");
+    drop(flood);
+    shop.close().await;
 }
