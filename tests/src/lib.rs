@@ -14,6 +14,7 @@ pub mod counting_proxy;
 mod database;
 pub mod disturb;
 pub mod fail_points;
+mod identity_provider;
 mod keys;
 pub mod load;
 pub mod lossy_proxy;
@@ -32,6 +33,7 @@ mod websocket;
 
 pub use client::{Client, Placed};
 pub use database::{GatewayPayment, TestDatabase, uuid_of};
+pub use identity_provider::{IdentityProvider, seconds_since_1970};
 pub use keys::{AppWithKey, app_with_key, key_of};
 pub use order_input::{OrderInput, order};
 pub use process::{OmsProcess, is_on_a_leash, oms_command, run_oms_on_a_leash};

@@ -5,10 +5,14 @@ use std::time::{Duration, Instant};
 use domain::app::Scope;
 use futures_util::future::join_all;
 use oms::config::Role;
-use oms_tests::{AppWithKey, Shop, Socket, app_with_key, key_of, oms_command, order, uuid_of, within};
+use oms_tests::{
+    AppWithKey, Client, IdentityProvider, Shop, Socket, app_with_key, eventually, key_of, oms_command, order,
+    seconds_since_1970, uuid_of, within,
+};
 use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, WWW_AUTHENTICATE};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::OMS;
 
@@ -598,4 +602,191 @@ async fn a_name_at_an_identity_provider_is_not_the_name_of_an_app_of_ours() {
     let key: Value = serde_json::from_slice(&created.stdout).expect("one JSON object");
     assert_ne!(key["app"]["id"], json!(foreign));
     shop.close().await;
+}
+
+/// A shop that asks who calls, and takes the tokens of this provider.
+async fn shop_with(provider: &IdentityProvider) -> Shop {
+    Shop::open_with(|args| {
+        args.access.dev_anonymous = false;
+        args.access.points_per_second = 4;
+        provider.set(args);
+    })
+    .await
+}
+
+async fn status_of(client: &Client) -> StatusCode {
+    client.send("{ __typename }", json!({})).await.0
+}
+
+#[tokio::test]
+async fn a_token_of_the_identity_provider_opens_what_its_scopes_say() {
+    let provider = IdentityProvider::start().await;
+    let shop = shop_with(&provider).await;
+    let reader = shop.with(&provider.token(json!({ "azp": "partner" })));
+    let writer = shop.with(&provider.token(json!({ "azp": "partner", "scope": "openid orders:write" })));
+    let other = shop.with(&provider.token(json!({ "azp": "other" })));
+    let place = "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { order { id } } }";
+    let input = json!({ "input": order("a", [("SKU-1", 1)]).settled().into_value() });
+    assert_eq!(code(&reader.send(place, input.clone()).await.1), "FORBIDDEN");
+    let placed = writer.execute(place, input).await["placeOrder"].take();
+    let read = "query ($id: ID!) { getOrder(id: $id) { status } }";
+    let id = json!({ "id": placed["order"]["id"] });
+    assert_eq!(reader.execute(read, id.clone()).await["getOrder"]["status"], "CONFIRMED", "one app");
+    assert_eq!(other.execute(read, id).await["getOrder"], Value::Null, "another app");
+    let apps = shop.db.texts("SELECT name FROM apps WHERE name IN ('partner', 'other') ORDER BY 1").await;
+    assert_eq!(apps, ["other", "partner"], "each is made once");
+
+    // Forty points at once, and four a second.
+    let mut statuses = Vec::new();
+    for _ in 0..80 {
+        statuses.push(status_of(&reader).await);
+    }
+    assert!(statuses.contains(&StatusCode::TOO_MANY_REQUESTS), "{statuses:?}");
+    let manager = shop.with(&provider.token(json!({ "azp": "partner", "scope": "apps:manage" })));
+    for _ in 0..40 {
+        assert_eq!(status_of(&manager).await, StatusCode::OK, "whoever manages apps has no budget");
+    }
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_token_ends_by_itself_however_lately_it_was_seen() {
+    let provider = IdentityProvider::start().await;
+    let shop = shop_with(&provider).await;
+    // Thirty seconds are forgiven, which leaves five; an answer is remembered for longer.
+    let token = provider.token(json!({ "exp": seconds_since_1970() - 25, "scope": "apps:manage" }));
+    let client = shop.with(&token);
+    assert_eq!(status_of(&client).await, StatusCode::OK);
+    eventually("it has ended", async || (status_of(&client).await == StatusCode::UNAUTHORIZED).then_some(()))
+        .await;
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn whatever_is_wrong_with_a_token_the_answer_is_that_to_a_bad_key() {
+    let provider = IdentityProvider::start().await;
+    let shop = shop_with(&provider).await;
+    let good = provider.token(json!({}));
+    assert_eq!(status_of(&shop.with(&good)).await, StatusCode::OK);
+    let (signed, _) = good.rsplit_once('.').expect("three parts");
+    let (_, other_signature) =
+        provider.token(json!({ "azp": "other" })).rsplit_once('.').map(owned).expect("parts");
+    let mut answers = Vec::new();
+    for token in [
+        "oms_live_nothing".to_owned(),
+        "eyJhbGciOiJub25lIn0.e30.".to_owned(),
+        format!("{signed}.{other_signature}"),
+        provider.token_of_key("tomorrow", json!({})),
+        provider.token(json!({ "exp": seconds_since_1970() - 3_600 })),
+        provider.token(json!({ "exp": null })),
+        provider.token(json!({ "iss": "https://login.example" })),
+        provider.token(json!({ "aud": "another" })),
+        provider.token(json!({ "nonce": "n" })),
+        provider.token(json!({ "azp": null, "sub": null })),
+    ] {
+        let response = shop.with(&token).try_send("{ __typename }", json!({})).await.expect("an answer");
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{token}");
+        assert_eq!(response.headers()[WWW_AUTHENTICATE], "Bearer");
+        answers.push(response.text().await.expect("a body"));
+        let mut socket = Socket::open(shop.addr()).await;
+        socket.send(json!({ "type": "connection_init", "payload": { "x-api-key": token } })).await;
+        assert_eq!(socket.receive().await, Err(4403), "{token}");
+    }
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:#?}");
+    shop.close().await;
+}
+
+fn owned((one, other): (&str, &str)) -> (String, String) {
+    (one.to_owned(), other.to_owned())
+}
+
+#[tokio::test]
+async fn a_provider_that_says_nothing_shuts_out_its_own_tokens_alone() {
+    let provider = IdentityProvider::start_silent().await;
+    let shop = shop_with(&provider).await;
+    let app = key(&shop, "app", &[Scope::OrdersWrite]).await;
+    let newcomer = key(&shop, "newcomer", &[Scope::OrdersRead]).await;
+    // Anybody can make up tokens.
+    let asking: Vec<_> = (0..8)
+        .map(|n| {
+            let client = shop.with(&provider.token_of_key(&format!("key {n}"), json!({})));
+            tokio::spawn(async move { status_of(&client).await })
+        })
+        .collect();
+    let begun = Instant::now();
+    let place =
+        "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { order { id } accessToken } }";
+    let input = json!({ "input": order("a", [("SKU-1", 1)]).into_value() });
+    let placed = shop.with(&app.secret).execute(place, input).await["placeOrder"].take();
+    assert_eq!(status_of(&shop.with(&newcomer.secret)).await, StatusCode::OK);
+    let token = placed["accessToken"].as_str().expect("a token");
+    assert_eq!(status_of(&shop.with(token)).await, StatusCode::OK);
+    assert!(asking.iter().any(|asked| !asked.is_finished()), "answered within {:?}", begun.elapsed());
+    for asked in asking {
+        let status = within("an answer", asked).await.expect("no panic");
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "nobody can tell");
+    }
+    shop.close().await;
+}
+
+/// Starts `oms serve` on an embedded database in this folder, looks at it, and stops it; returns what it has printed.
+async fn serve_in(folder: &std::path::Path, look: impl AsyncFnOnce(Client, Option<String>)) -> String {
+    let mut command = tokio::process::Command::new(OMS);
+    command.arg("serve").env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    for (name, value) in [("OMS_LISTEN", "127.0.0.1:0"), ("OMS_POOL_SIZE", "5"), ("OMS_LOG", "off")] {
+        command.env(name, value);
+    }
+    if let Some(programs) = std::env::var_os("PG_BIN_DIR") {
+        command.env("PG_BIN_DIR", programs);
+    }
+    command.env("OMS_DATA_DIR", folder).stdout(std::process::Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().expect("oms-under-test starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let mut printed = String::new();
+    let mut client = None;
+    let mut secret = None;
+    // Everything is printed before the first request is answered, and at once.
+    while client.is_none() || secret.is_none() {
+        let patience = if client.is_none() { Duration::from_secs(120) } else { Duration::from_secs(2) };
+        let Ok(line) = tokio::time::timeout(patience, lines.next_line()).await else { break };
+        let line = line.expect("text").expect("it runs");
+        if let Some((_, rest)) = line.split_once("http://") {
+            client = rest.split('/').next().and_then(|addr| addr.parse().ok()).map(Client::new);
+        }
+        if let Some((_, key)) = line.split_once("Administrator key, shown this once: ") {
+            secret = Some(key.to_owned());
+        }
+        printed += &(line + "\n");
+    }
+    look(client.expect("it is ready"), secret).await;
+    let id = child.id().and_then(|id| rustix::process::Pid::from_raw(id.try_into().ok()?));
+    rustix::process::kill_process(id.expect("it runs"), rustix::process::Signal::TERM).expect("it runs");
+    while let Some(line) = within("its end", lines.next_line()).await.expect("text") {
+        printed += &(line + "\n");
+    }
+    assert!(within("its end", child.wait()).await.expect("our child").success());
+    printed
+}
+
+#[tokio::test]
+async fn the_first_start_on_an_embedded_database_prints_a_key_and_no_other_does() {
+    let folder = std::env::temp_dir().join(format!("oms-first-key-{}", uuid::Uuid::now_v7()));
+    let mut made = None;
+    let printed = serve_in(&folder, async |client: Client, secret: Option<String>| {
+        let secret = secret.expect("a key");
+        assert_eq!(status_of(&client).await, StatusCode::UNAUTHORIZED);
+        let apps = client.with(&secret).execute("{ apps { name } viewer { scopes } }", json!({})).await;
+        assert_eq!(apps["viewer"]["scopes"].as_array().map(Vec::len), Some(Scope::ALL.len()), "{apps}");
+        made = Some(secret);
+    })
+    .await;
+    let made = made.expect("a key");
+    assert_eq!(printed.matches(&made).count(), 1, "{printed}");
+    let printed = serve_in(&folder, async |client: Client, secret: Option<String>| {
+        assert_eq!(secret, None);
+        assert_eq!(status_of(&client.with(&made)).await, StatusCode::OK, "it is still good");
+    })
+    .await;
+    assert!(!printed.contains("oms_live_"), "{printed}");
+    std::fs::remove_dir_all(&folder).expect("the folder of an embedded database");
 }
