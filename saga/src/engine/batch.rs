@@ -13,7 +13,7 @@ use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::batch_error::{AFTER_THE_STEPS, BatchError, blame, database, panic_message, step_failed};
-use super::breaker::Breakers;
+use super::breaker::{Breakers, LONGEST_PARKING};
 use super::crash_point::CommitPlaces;
 use super::definition::{Action, Definition, Definitions, LEASE_MARGIN, Resolution};
 use super::dispatch::Dispatch;
@@ -24,7 +24,7 @@ use super::retry::with_full_jitter;
 use super::status::{Direction, SagaStatus};
 use super::step::{Call, ExternalStep, Failure, LocalStep, Outcome, Saga, Settled, StepError, Verdict};
 use super::step_transaction::StepTransaction;
-use super::store::{self, CallRow, NewCall, SagaRow, SagaUpdate, Writes};
+use super::store::{self, CallRow, NewCall, SagaRow, SagaUpdate, Timer, Writes};
 
 /// What every transaction of a process works with.
 #[derive(Clone, Copy)]
@@ -104,7 +104,11 @@ impl<'a> Batch<'a> {
             // Left for a process that knows it, as during a rolling deploy.
             warn!(saga.id = %row.id, saga.definition = row.definition, saga.version = row.version,
                 "this process does not know the saga's definition");
-            self.writes.timers.push((row.id, UNKNOWN_DEFINITION_DELAY));
+            self.writes.timers.push(Timer {
+                saga_id: row.id,
+                delay: UNKNOWN_DEFINITION_DELAY,
+                parked_for: None,
+            });
             return;
         };
         let cursor = Cursor {
@@ -332,9 +336,9 @@ impl<'a> Batch<'a> {
                 self.carry_out(saga, next);
                 continue;
             }
-            if let Err(wait) = self.context.breakers.admit(step.system(), Instant::now()) {
+            if !self.context.breakers.admit(step.system(), Instant::now()) {
                 // No attempt is begun: the saga waits where it is until the system answers others again.
-                self.block_until(saga, wait + with_full_jitter(PARKED_SPREAD));
+                self.park(saga, step.system());
                 continue;
             }
             let request = match frozen.remove(&(saga.id, saga.cursor.generation)) {
@@ -388,7 +392,13 @@ impl<'a> Batch<'a> {
 
     /// Lets a saga wait where it is.
     pub(super) fn block_until(&mut self, saga: Saga, delay: Duration) {
-        self.writes.timers.push((saga.id, delay));
+        self.writes.timers.push(Timer { saga_id: saga.id, delay, parked_for: None });
+        self.block(saga, None);
+    }
+
+    /// Lets a saga wait where it is until another system answers.
+    fn park(&mut self, saga: Saga, system: &'static str) {
+        self.writes.timers.push(Timer { saga_id: saga.id, delay: LONGEST_PARKING, parked_for: Some(system) });
         self.block(saga, None);
     }
 
@@ -472,9 +482,6 @@ impl Written {
         Ok(advanced)
     }
 }
-
-/// How far apart sagas return that a circuit breaker has parked.
-const PARKED_SPREAD: Duration = Duration::from_millis(250);
 
 /// How long a saga of a definition unknown here waits before another process may try.
 const UNKNOWN_DEFINITION_DELAY: Duration = Duration::from_secs(1);

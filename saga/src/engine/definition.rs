@@ -1,6 +1,6 @@
 //! What a saga consists of, checked when it is loaded.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -286,9 +286,20 @@ impl Definitions {
         self.0.get(&(name.to_owned(), version))
     }
 
-    /// Returns the names and versions, to claim only sagas that can be carried on here.
+    /// Returns every definition, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Definition>> {
         self.0.values()
+    }
+
+    /// Returns the names of the other systems that their steps call.
+    pub(super) fn systems(&self) -> BTreeSet<&'static str> {
+        let steps = self.iter().flat_map(|definition| &definition.steps);
+        let actions = steps.flat_map(|step| [Some(&step.forward), step.backward.as_ref()]);
+        let called = actions.filter_map(|action| match action? {
+            Action::External(step) => Some(step.system()),
+            Action::Local(_) => None,
+        });
+        called.collect()
     }
 }
 

@@ -93,7 +93,7 @@ pub(super) struct Engine {
     pub(super) definitions: Definitions,
     pub(super) wakeups: Arc<Wakeups>,
     pub(super) settings: RunnerSettings,
-    breakers: Arc<Breakers>,
+    pub(super) breakers: Arc<Breakers>,
     pub(super) permits: Arc<Semaphore>,
     results: mpsc::Sender<Answered>,
 }
@@ -151,6 +151,8 @@ async fn run_loops(engine: Arc<Engine>, answered: mpsc::Receiver<Answered>, shut
     let (timers, abandoned, heartbeat) = (engine.clone(), engine.clone(), engine.clone());
     let (stop, stop_too, until) = (shutdown.clone(), shutdown.clone(), drained.clone());
     loops.spawn(keep_up(move || sweeper::sweep_timers(timers.clone(), stop.clone())));
+    let (parked, stop) = (engine.clone(), shutdown.clone());
+    loops.spawn(keep_up(move || sweeper::release_parked(parked.clone(), stop.clone())));
     loops.spawn(keep_up(move || sweeper::sweep_abandoned(abandoned.clone(), stop_too.clone())));
     loops.spawn(keep_up(move || sweeper::keep_heartbeat(heartbeat.clone(), until.clone())));
     settle_loop(&engine, answered, &shutdown).await;

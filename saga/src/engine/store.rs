@@ -287,17 +287,40 @@ pub async fn take_abandoned_calls(
 /// # Errors
 /// Any error of the database.
 pub async fn fire_timers(db: &impl ConnectionTrait, limit: u64) -> Result<u64, DbErr> {
-    // Served by saga_timer_due. One statement, so one commit: the saga is never without a row.
+    // Served by saga_timer_due, and by their places on the page as in claim_ready. One statement, so one commit: the saga
+    // is never without a row.
     let result = db
         .execute_raw(statement(
             "WITH due AS (
-                 DELETE FROM saga_timer WHERE saga_id IN
-                     (SELECT saga_id FROM saga_timer WHERE due_at <= now() ORDER BY due_at LIMIT $1
-                      FOR UPDATE SKIP LOCKED)
+                 DELETE FROM saga_timer WHERE ctid = ANY (ARRAY
+                     (SELECT ctid FROM saga_timer WHERE due_at <= now() ORDER BY due_at LIMIT $1
+                      FOR UPDATE SKIP LOCKED))
                  RETURNING saga_id
              )
              INSERT INTO saga_ready (saga_id) SELECT saga_id FROM due",
             [limit.into()],
+        ))
+        .await?;
+    Ok(result.rows_affected())
+}
+
+/// Makes up to `limit` sagas ready that are parked until this system answers, those first that were parked first, and
+/// returns how many.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn release_parked(db: &impl ConnectionTrait, system: &str, limit: u64) -> Result<u64, DbErr> {
+    // Served by saga_timer_parked, and by their places on the page as above. Who has waited longest is due first.
+    let result = db
+        .execute_raw(statement(
+            "WITH released AS (
+                 DELETE FROM saga_timer WHERE ctid = ANY (ARRAY
+                     (SELECT ctid FROM saga_timer WHERE parked_for = $1 ORDER BY due_at LIMIT $2
+                      FOR UPDATE SKIP LOCKED))
+                 RETURNING saga_id
+             )
+             INSERT INTO saga_ready (saga_id) SELECT saga_id FROM released",
+            [system.into(), limit.into()],
         ))
         .await?;
     Ok(result.rows_affected())
@@ -309,8 +332,17 @@ pub(super) struct Writes {
     pub(super) sagas: Vec<SagaUpdate>,
     pub(super) log: Vec<LogEntry>,
     pub(super) calls: Vec<NewCall>,
-    pub(super) timers: Vec<(Uuid, Duration)>,
+    pub(super) timers: Vec<Timer>,
     pub(super) ready: Vec<Uuid>,
+}
+
+/// A row of `saga_timer` to be written.
+#[derive(Debug)]
+pub(super) struct Timer {
+    pub(super) saga_id: Uuid,
+    pub(super) delay: Duration,
+    /// The system whose answers the saga is parked for.
+    pub(super) parked_for: Option<&'static str>,
 }
 
 /// The columns of a saga that change.
@@ -362,11 +394,15 @@ pub(super) async fn write(tx: &impl ConnectionTrait, writes: Writes, worker_id: 
     history::insert(tx, &writes.log).await?;
     insert_calls(tx, &writes.calls, worker_id).await?;
     if !writes.timers.is_empty() {
-        let sql = "INSERT INTO saga_timer (saga_id, due_at)
-                   SELECT saga_id, now() + delay_ms * interval '1 millisecond'
-                   FROM unnest($1::uuid[], $2::bigint[]) AS input (saga_id, delay_ms)";
+        let sql = "INSERT INTO saga_timer (saga_id, due_at, parked_for)
+                   SELECT saga_id, now() + delay_ms * interval '1 millisecond', nullif(parked_for, '')
+                   FROM unnest($1::uuid[], $2::bigint[], $3::text[]) AS input (saga_id, delay_ms, parked_for)";
         let timers = &writes.timers;
-        let values = [column(timers, |(id, _)| *id), column(timers, |(_, delay)| millis(*delay))];
+        let values = [
+            column(timers, |timer| timer.saga_id),
+            column(timers, |timer| millis(timer.delay)),
+            column(timers, |timer| timer.parked_for.unwrap_or_default().to_owned()),
+        ];
         tx.execute_raw(statement(sql, values)).await?;
     }
     if !writes.ready.is_empty() {

@@ -1,12 +1,14 @@
-//! Moves what is due or abandoned back into play, from rows alone: timers, expired calls, calls of dead workers.
+//! Moves what is due or abandoned back into play, from rows alone: timers, parked sagas, expired calls, calls of dead
+//! workers.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::batch_error::BatchError;
+use super::breaker::RELEASE_INTERVAL;
 use super::runner::{Engine, chain};
 use super::{advance, store};
 
@@ -30,6 +32,26 @@ pub(super) async fn sweep_timers(engine: Arc<Engine>, shutdown: CancellationToke
             Err(error) => warn!(%error, "could not look at the timers; trying again"),
         }
         shutdown.run_until_cancelled(tokio::time::sleep(engine.settings.timer_interval)).await;
+    }
+}
+
+/// Makes parked sagas ready: some when the system that they wait for answers or is not known to be down, one for each
+/// trial when it is.
+pub(super) async fn release_parked(engine: Arc<Engine>, shutdown: CancellationToken) {
+    let systems = engine.definitions.systems();
+    while !shutdown.is_cancelled() {
+        for &system in &systems {
+            let limit = engine.breakers.releasable(system, Instant::now());
+            if limit == 0 {
+                continue;
+            }
+            match store::release_parked(&engine.db, system, limit).await {
+                Ok(0) => {}
+                Ok(_) => engine.wakeups.sagas_ready(),
+                Err(error) => warn!(%error, system, "could not release parked sagas; trying again"),
+            }
+        }
+        shutdown.run_until_cancelled(tokio::time::sleep(RELEASE_INTERVAL)).await;
     }
 }
 

@@ -79,6 +79,11 @@ impl Bench {
         id
     }
 
+    /// Lets this go wrong for every subject, those that are yet to begin included.
+    pub(crate) fn disturb_everybody(&self, fault: Disturbance) {
+        self.script.add(fault);
+    }
+
     /// Lets nothing go wrong any more.
     pub(crate) fn forgive(&self) {
         self.script.replace(Vec::new());

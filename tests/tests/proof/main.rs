@@ -2,6 +2,7 @@
 //!
 //! The laws and the failure matrix are written once, for every saga that `oms_tests::subject` lists.
 
+mod backlog;
 mod bench;
 mod fencing;
 mod guards;

@@ -1,0 +1,86 @@
+//! Another system is down, and more and more sagas wait for it.
+
+use std::time::Duration;
+
+use oms_tests::disturb::{Disturbance, Fault};
+use oms_tests::{TestDatabase, eventually};
+use saga::engine::Direction;
+use tokio::time::Instant;
+
+use crate::bench::{Bench, End};
+
+/// Several times as many as it takes for a system to count as down.
+const BACKLOG: usize = 300;
+
+/// More attempts than any test makes.
+const ALWAYS: u32 = 1_000_000;
+
+/// For how long moves are counted.
+const WATCHED: Duration = Duration::from_secs(3);
+
+/// The most timers that sagas may be given in that time. There are four trials in a second; the saga of each waits for
+/// its next attempt, and then for the system. A look at each waiting saga in each half second would be 1,800.
+const MOST_MOVES: i64 = 4 * 2 * 3 + 20;
+
+/// How soon everything is done once the system answers: the next trial comes within a quarter of a second, and the rest
+/// is work.
+const DONE_WITHIN: Duration = Duration::from_secs(10);
+
+const SAGA_TIMERS: &str = "SELECT count(*) FROM saga_timer";
+
+/// Counts the timers that sagas are given from now on.
+async fn count_timers(db: &TestDatabase) {
+    db.execute(
+        "CREATE SEQUENCE timers_given MINVALUE 0 START 0;
+         SELECT nextval('timers_given');
+         CREATE FUNCTION count_timer() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             PERFORM nextval('timers_given');
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER timer_given AFTER INSERT ON saga_timer FOR EACH ROW EXECUTE FUNCTION count_timer()",
+    )
+    .await;
+}
+
+async fn timers_given(db: &TestDatabase) -> i64 {
+    db.number("SELECT last_value FROM timers_given").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_that_waits_for_another_system_costs_nothing_and_holds_up_nobody() {
+    for mut bench in Bench::for_every_saga().await {
+        bench.disturb_everybody(
+            Disturbance::once("authorize_payment", Direction::Forward, Fault::ServerError).times(ALWAYS),
+        );
+        for _ in 0..BACKLOG {
+            bench.begin(End::Succeeded, &[]).await;
+        }
+        let runner = bench.start_runner(|saga| saga).await;
+        eventually("the sagas wait for the system", async || {
+            (bench.db.number(SAGA_TIMERS).await >= BACKLOG as i64 - 20).then_some(())
+        })
+        .await;
+        // The retries of the first attempts are over.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        count_timers(&bench.db).await;
+        let late = bench.begin(End::Succeeded, &[]).await;
+        tokio::time::sleep(WATCHED).await;
+        let moves = timers_given(&bench.db).await;
+        assert!(moves <= MOST_MOVES, "{moves} timers in {WATCHED:?}");
+        let reserved =
+            format!("SELECT count(*) FROM reservations WHERE status = 'HELD' AND order_id = '{late}'");
+        assert_eq!(
+            bench.db.number(&reserved).await,
+            2,
+            "a saga that comes later takes the steps before the call"
+        );
+
+        let back = Instant::now();
+        bench.forgive();
+        bench.settled().await;
+        let took = back.elapsed();
+        assert!(took < DONE_WITHIN, "the system was back for {took:?}");
+        runner.stop().await;
+        bench.close().await;
+    }
+}
