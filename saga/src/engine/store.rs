@@ -482,6 +482,48 @@ async fn insert_calls(tx: &impl ConnectionTrait, calls: &[NewCall], worker_id: U
     .map(drop)
 }
 
+/// What there is to do, in numbers; none of them is counted beyond [`MOST_COUNTED`].
+#[derive(Debug, Clone, PartialEq, FromQueryResult)]
+pub struct Survey {
+    /// Sagas that keep trying though a person should look.
+    pub stuck: i64,
+    /// Sagas that wait for a person.
+    pub held: i64,
+    /// Sagas that a runner could take.
+    pub ready: i64,
+    /// Sagas that are parked because another system gives no answers.
+    pub parked: i64,
+    /// Calls whose answers are awaited.
+    pub calling: i64,
+    /// For how long the oldest saga that a runner could take has not moved; zero if there is none.
+    pub oldest_ready_seconds: f64,
+}
+
+/// How far the sagas of one kind are counted: beyond it the number says nothing new, and counting is to stay cheap.
+pub const MOST_COUNTED: i64 = 100_000;
+
+/// Counts what there is to do.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn survey(db: &impl ConnectionTrait) -> Result<Survey, DbErr> {
+    // Served by saga_stuck, saga_ready_pkey, saga_timer_parked, and a scan of the open calls, which are few.
+    let survey = Survey::find_by_statement(statement(
+        "SELECT stuck.*, ready.*, parked.*, calling.*, coalesce(oldest.seconds, 0)::float8 AS oldest_ready_seconds
+         FROM (SELECT count(*) FILTER (WHERE status <> 'HELD') AS stuck, count(*) FILTER (WHERE status = 'HELD') AS held
+               FROM (SELECT status FROM saga WHERE stuck_since IS NOT NULL LIMIT $1) AS counted) AS stuck,
+              (SELECT count(*) AS ready FROM (SELECT FROM saga_ready LIMIT $1) AS counted) AS ready,
+              (SELECT count(*) AS parked
+               FROM (SELECT FROM saga_timer WHERE parked_for IS NOT NULL LIMIT $1) AS counted) AS parked,
+              (SELECT count(*) AS calling FROM saga_call) AS calling
+              LEFT JOIN LATERAL (
+                  SELECT extract(epoch FROM now() - updated_at) AS seconds FROM saga
+                  WHERE id = (SELECT saga_id FROM saga_ready ORDER BY saga_id LIMIT 1)) AS oldest ON true",
+        [MOST_COUNTED.into()],
+    ));
+    survey.one(db).await?.ok_or_else(|| DbErr::RecordNotFound("the survey".to_owned()))
+}
+
 /// Says that a worker is alive, for the first time or again.
 ///
 /// # Errors

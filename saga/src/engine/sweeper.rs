@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use metrics::gauge;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -17,6 +18,9 @@ const SWEEP_LIMIT: u64 = 500;
 
 /// How often abandoned calls are looked for, and how often a heartbeat is given.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often it is counted what there is to do: as often as metrics are commonly scraped.
+const SURVEY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Makes sagas ready when their timers are due.
 pub(super) async fn sweep_timers(engine: Arc<Engine>, shutdown: CancellationToken) {
@@ -52,6 +56,27 @@ pub(super) async fn release_parked(engine: Arc<Engine>, shutdown: CancellationTo
             }
         }
         shutdown.run_until_cancelled(tokio::time::sleep(RELEASE_INTERVAL)).await;
+    }
+}
+
+/// Keeps the gauges of what there is to do up to date. Every runner of a database says the same.
+pub(super) async fn keep_survey(engine: Arc<Engine>, shutdown: CancellationToken) {
+    while !shutdown.is_cancelled() {
+        match store::survey(&engine.db).await {
+            Ok(survey) => {
+                let sagas = |state: &'static str, count: i64| {
+                    gauge!("oms_sagas", "state" => state).set(count as f64);
+                };
+                sagas("stuck", survey.stuck);
+                sagas("held", survey.held);
+                sagas("ready", survey.ready);
+                sagas("parked", survey.parked);
+                sagas("calling", survey.calling);
+                gauge!("oms_oldest_ready_seconds").set(survey.oldest_ready_seconds);
+            }
+            Err(error) => warn!(%error, "could not count what there is to do; trying again"),
+        }
+        shutdown.run_until_cancelled(tokio::time::sleep(SURVEY_INTERVAL)).await;
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use oms_tests::disturb::{Disturbance, Fault};
 use oms_tests::{TestDatabase, eventually};
-use saga::engine::Direction;
+use saga::engine::{Definitions, Direction, operate, store};
 use tokio::time::Instant;
 
 use crate::bench::{Bench, End};
@@ -74,6 +74,20 @@ async fn a_backlog_that_waits_for_another_system_costs_nothing_and_holds_up_nobo
             2,
             "a saga that comes later takes the steps before the call"
         );
+
+        // What another process says of it, from rows alone.
+        let db = bench.db.connection();
+        let definitions = Definitions::try_new([bench.definition()]).expect("it is well defined");
+        let found =
+            operate::find(&db, &definitions, late).await.expect("it can be read").expect("it is there");
+        assert_eq!(found.parked_for.as_deref(), Some("simulated"));
+        let explained = operate::explain(&found, &definitions).join(" ");
+        assert!(explained.contains("simulated gives no answers; calls to it are held back"), "{explained}");
+        let parked = operate::count_parked(&db).await.expect("they can be counted");
+        let survey = store::survey(&db).await.expect("they can be counted");
+        assert_eq!((parked.len(), survey.stuck, survey.held), (1, 0, 0));
+        assert!(parked[0].sagas >= BACKLOG as i64 - 20, "{parked:?}");
+        assert!(survey.parked >= BACKLOG as i64 - 20, "{survey:?}");
 
         let back = Instant::now();
         bench.forgive();

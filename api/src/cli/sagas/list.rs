@@ -3,7 +3,7 @@
 use clap::Args;
 use domain::id::OrderId;
 use saga::engine::SagaStatus;
-use saga::engine::operate::{self, Listed, MAX_LISTED, WaitsFor, in_words};
+use saga::engine::operate::{self, Listed, MAX_LISTED, Parked, WaitsFor, in_words};
 use sea_orm::ActiveEnum;
 use serde_json::{Value as Json, json};
 
@@ -35,13 +35,18 @@ pub(super) async fn run(session: &Session, args: &ListArgs) -> anyhow::Result<()
         return print_line(Json::from_iter(sagas.iter().map(to_json)));
     }
     let matched = operate::count(&session.db, &session.definitions, &filter).await?;
-    if sagas.is_empty() {
-        return print_line("no saga matches");
-    }
-    print_sagas(&sagas)?;
     let shown = sagas.len() as u64;
+    if sagas.is_empty() {
+        print_line("no saga matches")?;
+    } else {
+        print_sagas(&sagas)?;
+    }
     if matched > shown {
         print_line(format_args!("{shown} of {matched} sagas; --limit shows more"))?;
+    }
+    // Whatever was asked for: it is what to look at first.
+    for Parked { system, sagas } in operate::count_parked(&session.db).await? {
+        print_line(format_args!("{system} gives no answers; calls to it are held back: {sagas}"))?;
     }
     Ok(())
 }
@@ -79,6 +84,9 @@ fn state(saga: &Listed) -> String {
 }
 
 fn waits_for(saga: &Listed) -> String {
+    if let Some(system) = &saga.parked_for {
+        return format!("{system} to answer others");
+    }
     match saga.waits_for {
         WaitsFor::Runner => "a runner".to_owned(),
         WaitsFor::Time(at) => format!("its next try in {}", in_words(at - saga.now)),
@@ -119,6 +127,7 @@ fn to_json(saga: &Listed) -> Json {
         "stuckSince": saga.stuck_since,
         "waitsFor": waits_for,
         "waitsUntil": waits_until,
+        "parkedFor": saga.parked_for,
         "inDoubt": saga.in_doubt,
         "error": saga.error,
         "failure": saga.failure,

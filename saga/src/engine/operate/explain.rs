@@ -62,6 +62,9 @@ fn why(saga: &Listed) -> Vec<String> {
             known.map(|key| format!(" The other system knows it by the key {key}.")).unwrap_or_default();
         lines.push(format!("An attempt ended unknown, so it may have taken effect there.{known}"));
     }
+    if let Some(system) = &saga.parked_for {
+        lines.push(format!("{system} gives no answers; calls to it are held back until it does."));
+    }
     if let Some(since) = saga.stuck_since {
         lines.push(format!("It has needed a person for {}.", in_words(saga.now - since)));
     }
@@ -75,6 +78,11 @@ fn why_it_turned(saga: &Listed) -> Option<String> {
 
 fn what_next(saga: &Listed) -> String {
     match saga.waits_for {
+        WaitsFor::Time(due_at) if saga.parked_for.is_some() => format!(
+            "Next: attempt {} begins when others are answered again, or to try whether they are, or in {}.",
+            saga.attempts + 1,
+            in_words(due_at - saga.now)
+        ),
         WaitsFor::Runner => "Next: a runner takes it, at once if one is running and free.".to_owned(),
         WaitsFor::Time(due_at) if due_at <= saga.now => {
             format!("Next: attempt {} is due now, as soon as a runner looks.", saga.attempts + 1)

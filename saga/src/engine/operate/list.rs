@@ -69,6 +69,7 @@ struct Row {
     failure: Option<Json>,
     is_ready: bool,
     due_at: Option<DateTime<Utc>>,
+    parked_for: Option<String>,
     deadline: Option<DateTime<Utc>>,
     error: Option<String>,
     idempotency_key: Option<String>,
@@ -121,6 +122,26 @@ pub async fn count(
     Ok(u64::try_from(counted).unwrap_or(0))
 }
 
+/// How many sagas are parked for a system.
+#[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
+pub struct Parked {
+    /// The other system.
+    pub system: String,
+    /// How many sagas wait for its answers.
+    pub sagas: i64,
+}
+
+/// Counts the sagas that are parked because a system gives no answers, by system.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn count_parked(db: &impl ConnectionTrait) -> Result<Vec<Parked>, DbErr> {
+    // Served by saga_timer_parked.
+    let query = "SELECT parked_for AS system, count(*) AS sagas FROM saga_timer WHERE parked_for IS NOT NULL
+                 GROUP BY parked_for ORDER BY parked_for";
+    Parked::find_by_statement(Statement::from_string(DbBackend::Postgres, query)).all(db).await
+}
+
 /// Reads one saga, whether it is over or not.
 ///
 /// # Errors
@@ -144,8 +165,8 @@ pub fn step_names(definitions: &Definitions) -> Vec<&'static str> {
 const SELECT: &str = "
 SELECT saga.id, saga.subject_id, saga.definition, saga.version, saga.status, saga.step, saga.direction, saga.attempt,
        saga.in_doubt, saga.step_since, saga.stuck_since, saga.finished_at, saga.failure,
-       ready.saga_id IS NOT NULL AS is_ready, timer.due_at, call.deadline, last.error, last.idempotency_key,
-       now() AS now";
+       ready.saga_id IS NOT NULL AS is_ready, timer.due_at, timer.parked_for, call.deadline, last.error,
+       last.idempotency_key, now() AS now";
 
 /// Every saga that is not over: each has one row in these places, and only those have one. The offset keeps the planner
 /// from merging two sorted lists, which for a long list would walk through every saga there ever was.
@@ -302,6 +323,7 @@ fn describe(row: Row, definitions: &Definitions) -> Listed {
         stuck_since: row.stuck_since,
         finished_at: row.finished_at,
         waits_for,
+        parked_for: row.parked_for,
         error: row.error,
         idempotency_key: row.idempotency_key,
         failure: row.failure.and_then(|failure| serde_json::from_value(failure).ok()),

@@ -22,7 +22,7 @@ mod list;
 pub use act::{ActError, Taken, check, possible_acts, take};
 pub use explain::{explain, in_words};
 pub use history::{Entry, EntryKind, EntryOutcome, history};
-pub use list::{Filter, MAX_LISTED, count, find, list, step_names};
+pub use list::{Filter, MAX_LISTED, Parked, count, count_parked, find, list, step_names};
 
 /// A saga as a person sees it.
 #[derive(Debug, Clone)]
@@ -55,6 +55,8 @@ pub struct Listed {
     pub finished_at: Option<DateTime<Utc>>,
     /// What it waits for.
     pub waits_for: WaitsFor,
+    /// The other system that gives no answers, if that is why it waits.
+    pub parked_for: Option<String>,
     /// What its last attempt said, if that did not succeed.
     pub error: Option<String>,
     /// The key under which the other system knows its last call.

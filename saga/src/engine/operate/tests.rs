@@ -41,6 +41,7 @@ fn at(step: i16) -> Listed {
         stuck_since: None,
         finished_at: None,
         waits_for: WaitsFor::Runner,
+        parked_for: None,
         error: None,
         idempotency_key: None,
         failure: None,
@@ -190,6 +191,17 @@ fn a_retrying_saga_says_why_and_until_when() {
     Next: attempt 3 is due now, as soon as a runner looks.
     It is past the point of no return and is tried until it succeeds.
     You can retry it (try now instead of then).
+    ");
+}
+
+#[test]
+fn a_parked_saga_says_which_system_gives_no_answers() {
+    let parked = Listed { waits_for: soon(3_000), parked_for: Some("bank".to_owned()), ..at(AUTHORIZE) };
+    insta::assert_snapshot!(explained(&parked), @"
+    It is at authorize, step 3 of 5, and has been there for 40 ms.
+    bank gives no answers; calls to it are held back until it does.
+    Next: attempt 1 begins when others are answered again, or to try whether they are, or in 50 min.
+    You can retry it (try now instead of then) or abandon it (undo what was done).
     ");
 }
 
