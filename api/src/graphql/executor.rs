@@ -84,7 +84,7 @@ impl Executor {
     /// Makes the schema with what its resolvers work with. Needs a Tokio runtime.
     pub fn start(services: Services) -> Self {
         let limits = services.settings.limits.clone();
-        let loaders = Loaders::start(&services.db, &services.reader);
+        let loaders = Loaders::start(&services.db, &services.reader, &services.definitions);
         let documents = Documents::new(limits.clone());
         let budgets =
             Budgets::new(services.settings.burst_seconds, services.settings.shopper_points_per_second);

@@ -1,6 +1,7 @@
 //! Loads rows for nested fields: what is asked for at the same moment goes into one query.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use domain::app::Visibility;
 use domain::app::document::DocumentId;
@@ -8,6 +9,7 @@ use domain::app::store::{self, ApiKey, Document};
 use domain::order::entity::{event, line};
 use domain::order::read::{self, Columns, OrderRow};
 use domain::{catalog, payment, stock};
+use saga::engine::Definitions;
 use saga::engine::operate;
 use saga::engine::process::Process;
 use saga::place_order;
@@ -86,18 +88,21 @@ const MAX_KEYS: u64 = 100;
 
 impl Loaders {
     /// Makes the loaders, which read orders as whoever asks sees them, and the rest from the pool.
-    pub(super) fn start(db: &DatabaseConnection, reader: &Reader) -> Self {
+    pub(super) fn start(db: &DatabaseConnection, reader: &Reader, definitions: &Definitions) -> Self {
         let pool = || db.clone();
         let (processes, histories, products, stock) = (pool(), pool(), pool(), pool());
         let (keys, documents) = (pool(), pool());
         let (orders, lines, events) = (reader.clone(), reader.clone(), reader.clone());
         let payments = reader.clone();
+        let definitions = Arc::new(definitions.clone());
         Self {
             orders: Batching::new(move |common, ids| find_orders(orders.clone(), common, ids)),
             lines: Batching::new(move |common, ids| find_lines(lines.clone(), common, ids)),
             events: Batching::new(move |common, ids| find_events(events.clone(), common, ids)),
             payments: Batching::new(move |common, ids| find_payments(payments.clone(), common, ids)),
-            processes: Batching::new(move |(), ids| find_processes(processes.clone(), ids)),
+            processes: Batching::new(move |(), ids| {
+                find_processes(processes.clone(), definitions.clone(), ids)
+            }),
             histories: Batching::new(move |last, saga_ids| find_histories(histories.clone(), last, saga_ids)),
             keys: Batching::new(move |(), app_ids| find_keys(keys.clone(), app_ids)),
             documents: Batching::new(move |page, app_ids| find_documents(documents.clone(), page, app_ids)),
@@ -201,8 +206,12 @@ async fn find_products(
     catalog::store::find_products(&db, &skus).await
 }
 
-async fn find_processes(db: DatabaseConnection, ids: Vec<Uuid>) -> Result<HashMap<Uuid, Process>, DbErr> {
-    place_order::load_processes(&db, ids).await
+async fn find_processes(
+    db: DatabaseConnection,
+    definitions: Arc<Definitions>,
+    ids: Vec<Uuid>,
+) -> Result<HashMap<Uuid, Process>, DbErr> {
+    place_order::load_processes(&db, ids, &definitions).await
 }
 
 async fn find_histories(

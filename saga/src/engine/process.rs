@@ -7,6 +7,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement};
 use serde_json::Value as Json;
 use uuid::Uuid;
 
+use super::definition::Definitions;
 use super::status::{Direction, SagaStatus};
 
 /// Where a saga is.
@@ -63,6 +64,8 @@ pub enum StepStatus {
 #[derive(FromQueryResult)]
 struct SagaRow {
     id: Uuid,
+    definition: String,
+    version: i32,
     status: SagaStatus,
     step: i16,
     direction: Direction,
@@ -84,19 +87,20 @@ struct AttemptRow {
     finished_at: DateTime<Utc>,
 }
 
-/// Reads where these sagas are; unknown ones are missing. `steps` are the names of their definition, in its order.
+/// Reads where these sagas are; unknown ones are missing. Of a saga whose definition is not known here, as during a rolling
+/// deploy, only those steps are told that its history names.
 ///
 /// # Errors
 /// Any error of the database.
 pub async fn load(
     db: &impl ConnectionTrait,
     saga_ids: Vec<Uuid>,
-    steps: &[&str],
+    definitions: &Definitions,
 ) -> Result<HashMap<Uuid, Process>, DbErr> {
     let query =
         |sql: &str| Statement::from_sql_and_values(DbBackend::Postgres, sql, [saga_ids.clone().into()]);
     let sagas = SagaRow::find_by_statement(query(
-        "SELECT saga.id, saga.status, saga.step, saga.direction, saga.attempt, saga.stuck_since IS NOT NULL AS stuck,
+        "SELECT saga.id, saga.definition, saga.version, saga.status, saga.step, saga.direction, saga.attempt, saga.stuck_since IS NOT NULL AS stuck,
                 call.started_at AS call_started_at
          FROM saga LEFT JOIN saga_call AS call ON call.saga_id = saga.id WHERE saga.id = ANY($1)",
     ))
@@ -119,9 +123,25 @@ pub async fn load(
         .into_iter()
         .map(|saga| {
             let attempts = history.remove(&saga.id).unwrap_or_default();
-            (saga.id, describe(&saga, &attempts, steps))
+            let known = definitions.find(&saga.definition, saga.version);
+            let steps = known.map_or_else(
+                || steps_of_history(&attempts),
+                |definition| definition.steps.iter().map(|step| step.name).collect(),
+            );
+            (saga.id, describe(&saga, &attempts, &steps))
         })
         .collect())
+}
+
+/// Returns the names of the steps that were tried forward, in the order in which they were first.
+fn steps_of_history(attempts: &[AttemptRow]) -> Vec<&str> {
+    let mut steps: Vec<&str> = Vec::new();
+    for attempt in attempts.iter().filter(|attempt| attempt.direction == Direction::Forward) {
+        if !steps.contains(&attempt.step.as_str()) {
+            steps.push(&attempt.step);
+        }
+    }
+    steps
 }
 
 fn describe(saga: &SagaRow, attempts: &[AttemptRow], steps: &[&str]) -> Process {
@@ -164,7 +184,7 @@ fn describe_step(saga: &SagaRow, index: usize, name: &str, attempts: &[&AttemptR
         finished_at: attempts.last().map(|last| last.finished_at).filter(|_| {
             !matches!(status, StepStatus::Running | StepStatus::Retrying | StepStatus::Compensating)
         }),
-        message: failed.and_then(|attempt| message(attempt.detail.as_ref())),
+        message: failed.and_then(|attempt| message(attempt)),
     }
 }
 
@@ -194,8 +214,14 @@ fn step_status(saga: &SagaRow, is_current: bool, running: bool, attempts: &[&Att
     }
 }
 
-fn message(detail: Option<&Json>) -> Option<String> {
-    let detail = detail?;
+/// What callers are told of an attempt whose step could not run: the cause names our tables, and is for operators.
+const POSTPONED: &str = "it could not be done yet; it is tried again";
+
+fn message(attempt: &AttemptRow) -> Option<String> {
+    if attempt.outcome == "RETRY" {
+        return Some(POSTPONED.to_owned());
+    }
+    let detail = attempt.detail.as_ref()?;
     // What an operator has to say is between operators; what was found out is for everybody.
     let is_note = detail.get("by").is_some();
     // A refusal that an operator found out has its message one level further in.

@@ -19,7 +19,9 @@ use uuid::Uuid;
 
 use crate::engine::process::{self, Process};
 use crate::engine::store::{NewSaga, insert_sagas};
-use crate::engine::{Action, Definition, Failure, Resolution, RetryPolicy, Saga, StepDefinition, StepKind};
+use crate::engine::{
+    Action, Definition, Definitions, Failure, Resolution, RetryPolicy, Saga, StepDefinition, StepKind,
+};
 use crate::payment_gateway::PaymentGateway;
 
 mod authorize_payment;
@@ -157,8 +159,9 @@ fn begin(order: &Order) -> Result<NewSaga, DbErr> {
 pub async fn load_processes(
     db: &impl ConnectionTrait,
     order_ids: Vec<Uuid>,
+    definitions: &Definitions,
 ) -> Result<std::collections::HashMap<Uuid, Process>, DbErr> {
-    process::load(db, order_ids, &STEPS).await
+    process::load(db, order_ids, definitions).await
 }
 
 /// Returns the orders that sagas work on, in the order of the sagas.

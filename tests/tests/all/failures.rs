@@ -1,6 +1,6 @@
 //! Orders that cannot be carried out fail, say why, and leave nothing taken.
 
-use oms_tests::{Shop, order};
+use oms_tests::{Shop, eventually, order};
 use serde_json::json;
 
 use crate::{event_types, step};
@@ -98,5 +98,24 @@ async fn a_price_that_changes_between_placing_and_quoting_fails_the_order() {
     assert_eq!(order["failure"]["code"], "PRICE_CHANGED");
     assert_eq!(order["failure"]["message"], "the order costs 29.91 USD, not 29.90 USD as expected");
     assert_eq!(shop.db.gateway_payment(placed.id()).await, None, "nothing was promised");
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn callers_are_not_told_what_the_database_says_and_operators_are() {
+    let shop = Shop::open().await;
+    shop.db.execute("ALTER TABLE reservations ADD CONSTRAINT of_no_concern CHECK (quantity <> 3)").await;
+    let placed = shop.place(order("refused", [("SKU-1", 3)])).await;
+    let order = eventually("an attempt has failed", async || {
+        let order = shop.order(placed.id()).await;
+        (!step(&order, "reserve_stock")["message"].is_null()).then_some(order)
+    })
+    .await;
+    assert_eq!(step(&order, "reserve_stock")["message"], "it could not be done yet; it is tried again");
+    assert!(!order.to_string().contains("of_no_concern"), "{order}");
+    let said = "SELECT DISTINCT detail ->> 'reason' FROM saga_log WHERE outcome = 'RETRY'";
+    let said = shop.db.texts(said).await;
+    assert!(said.iter().all(|reason| reason.contains("of_no_concern")), "{said:?}");
+    shop.db.execute("ALTER TABLE reservations DROP CONSTRAINT of_no_concern").await;
     shop.close().await;
 }
