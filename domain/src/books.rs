@@ -132,18 +132,17 @@ const RULES: &[Rule] = &[
                 FROM stock WHERE on_hand < 0 OR reserved < 0 OR reserved > on_hand",
     },
     Rule {
-        sentence: "a confirmed order holds what its lines ask for, a failed one holds nothing",
-        query: "SELECT format('order %s (%s): lines %s, confirmed %s, held %s', orders.id, orders.status,
-                              coalesce(asked.units, 0), coalesce(kept.confirmed, 0), coalesce(kept.held, 0)) AS detail
+        sentence: "a confirmed order holds what its lines ask for of each SKU, a failed one holds nothing",
+        query: "SELECT format('order %s (%s), %s: lines %s, confirmed %s, held %s', orders.id, orders.status, units.sku,
+                              units.asked, units.confirmed, units.held) AS detail
                 FROM orders
-                LEFT JOIN (SELECT order_id, sum(quantity) AS units FROM order_lines GROUP BY order_id) AS asked
-                    ON asked.order_id = orders.id
-                LEFT JOIN (SELECT order_id, sum(quantity) FILTER (WHERE status = 'CONFIRMED') AS confirmed,
-                                  sum(quantity) FILTER (WHERE status = 'HELD') AS held
-                           FROM reservations GROUP BY order_id) AS kept ON kept.order_id = orders.id
-                WHERE (orders.status = 'CONFIRMED'
-                       AND (coalesce(kept.confirmed, 0) <> coalesce(asked.units, 0) OR coalesce(kept.held, 0) <> 0))
-                   OR (orders.status = 'FAILED' AND (coalesce(kept.confirmed, 0) <> 0 OR coalesce(kept.held, 0) <> 0))",
+                JOIN (SELECT order_id, sku, sum(asked) AS asked, sum(confirmed) AS confirmed, sum(held) AS held
+                      FROM (SELECT order_id, sku, quantity AS asked, 0 AS confirmed, 0 AS held FROM order_lines UNION ALL
+                            SELECT order_id, sku, 0, CASE status WHEN 'CONFIRMED' THEN quantity ELSE 0 END,
+                                   CASE status WHEN 'HELD' THEN quantity ELSE 0 END FROM reservations) AS one
+                      GROUP BY order_id, sku) AS units ON units.order_id = orders.id
+                WHERE (orders.status = 'CONFIRMED' AND (units.confirmed <> units.asked OR units.held <> 0))
+                   OR (orders.status = 'FAILED' AND (units.confirmed <> 0 OR units.held <> 0))",
     },
     Rule {
         sentence: "a confirmed order has one net capture of its total",

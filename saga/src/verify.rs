@@ -31,20 +31,23 @@ const GATEWAY_RULES: &[Rule] = &[
     },
     Rule {
         sentence: "the simulated gateway's captures of a settled order are those of our books",
-        query: "SELECT format('order %s (%s): gateway captured %s, books %s', orders.id, orders.status,
-                              gateway.captured_minor, coalesce(payments.captured_minor, 0)) AS detail
+        // Both sides are kept whole: money that only one of them knows of is what to look for.
+        query: "SELECT format('order %s (%s): gateway captured %s, books %s',
+                              coalesce(gateway.reference, payments.order_id::text), coalesce(orders.status, 'missing'),
+                              coalesce(gateway.captured_minor, 0), coalesce(payments.captured_minor, 0)) AS detail
                 FROM simulated_gateway_payments AS gateway
-                JOIN orders ON orders.id = gateway.reference::uuid
-                LEFT JOIN payments ON payments.order_id = orders.id
-                WHERE orders.status <> 'PENDING'
-                  AND gateway.captured_minor <> coalesce(payments.captured_minor, 0)",
+                FULL JOIN (SELECT order_id, captured_minor FROM payments WHERE gateway = 'simulated') AS payments
+                    ON payments.order_id = gateway.reference::uuid
+                LEFT JOIN orders ON orders.id = coalesce(payments.order_id, gateway.reference::uuid)
+                WHERE orders.status IS DISTINCT FROM 'PENDING'
+                  AND coalesce(gateway.captured_minor, 0) <> coalesce(payments.captured_minor, 0)",
     },
     Rule {
-        sentence: "the simulated gateway holds no open authorization for a failed order",
-        query: "SELECT format('order %s: authorized %s, not void', orders.id, gateway.authorized_minor) AS detail
+        sentence: "the simulated gateway holds no open authorization for an order that failed or does not exist",
+        query: "SELECT format('order %s: authorized %s, not void', gateway.reference, gateway.authorized_minor) AS detail
                 FROM simulated_gateway_payments AS gateway
-                JOIN orders ON orders.id = gateway.reference::uuid
-                WHERE orders.status IN ('FAILED', 'CANCELED')
+                LEFT JOIN orders ON orders.id = gateway.reference::uuid
+                WHERE (orders.id IS NULL OR orders.status IN ('FAILED', 'CANCELED'))
                   AND gateway.authorized_minor > 0 AND gateway.captured_minor = 0 AND NOT gateway.voided",
     },
 ];

@@ -45,4 +45,16 @@ pub const RULES: &[(&str, &str)] = &[
         "SELECT format('saga %s', id) AS detail FROM saga
          WHERE status IN ('COMPENSATING', 'COMPENSATED') AND failure IS NULL",
     ),
+    (
+        "a saga that is undone has written down a plan before its first undo",
+        "SELECT format('saga %s (%s): planned at %s, first undo at %s', saga.id, saga.status, coalesce(told.planned::text, 'no time'),
+                       coalesce(told.undone::text, 'no time')) AS detail
+         FROM saga
+         LEFT JOIN (SELECT saga_id, min(epoch) FILTER (WHERE kind = 'PLAN') AS planned,
+                           min(epoch) FILTER (WHERE kind = 'ATTEMPT') AS undone
+                    FROM saga_log WHERE kind = 'PLAN' OR kind = 'ATTEMPT' AND direction = 'BACKWARD'
+                    GROUP BY saga_id) AS told ON told.saga_id = saga.id
+         WHERE (saga.status IN ('COMPENSATING', 'COMPENSATED') AND told.planned IS NULL)
+            OR (told.undone IS NOT NULL AND (told.planned IS NULL OR told.planned >= told.undone))",
+    ),
 ];

@@ -40,14 +40,38 @@ async fn verify_finds_nothing_in_books_that_balance_and_exits_0() {
 async fn verify_names_what_does_not_add_up_and_exits_1() {
     let shop = Shop::open().await;
     shop.place(order("good", [("SKU-1", 2)]).settled()).await;
+    shop.place(order("of two", [("SKU-5", 2), ("SKU-6", 1)]).settled()).await;
+    shop.place(order("bad", [("SKU-1", 1)]).card("tok_capture_decline").settled()).await;
     let damages = [
         ("UPDATE stock SET reserved = reserved + 1 WHERE sku = 'SKU-1'", "reserved 3, open reservations 2"),
         ("UPDATE stock SET on_hand = on_hand + 1 WHERE sku = 'SKU-2'", "on hand 5001, movements 5000"),
-        ("UPDATE payments SET captured_minor = captured_minor - 1", "net capture 2989"),
+        (
+            "UPDATE payments SET captured_minor = captured_minor - 1 WHERE captured_minor > 0",
+            "net capture 2989",
+        ),
         ("DELETE FROM order_events WHERE sequence = 3", "sequence 6, events 5"),
         ("UPDATE simulated_gateway_payments SET captures = 2", "2 captures"),
         ("UPDATE orders SET status = 'FAILED'", "FAILED"),
         ("DELETE FROM saga", "missing"),
+        // Money of which only one side knows.
+        ("DELETE FROM simulated_gateway_payments WHERE captures = 1", "gateway captured 0, books "),
+        (
+            "INSERT INTO simulated_gateway_payments (reference, authorized_minor, captured_minor, captures)
+             VALUES ('00000000-0000-0000-0000-000000000001', 700, 700, 1)",
+            "(missing): gateway captured 700, books 0",
+        ),
+        (
+            "INSERT INTO simulated_gateway_payments (reference, authorized_minor)
+             VALUES ('00000000-0000-0000-0000-000000000001', 700)",
+            "00000000-0000-0000-0000-000000000001: authorized 700, not void",
+        ),
+        // As many units, and not of what was asked for.
+        (
+            "UPDATE reservations SET quantity = 3 - quantity WHERE sku IN ('SKU-5', 'SKU-6')",
+            "SKU-5: lines 2, confirmed 1, held 0",
+        ),
+        ("DELETE FROM saga_log WHERE kind = 'PLAN'", "(COMPENSATED): planned at no time"),
+        ("UPDATE saga_log SET epoch = epoch + 1000 WHERE kind = 'PLAN'", "(COMPENSATED): planned at 10"),
     ];
     for (damage, finding) in damages {
         // Each damage is done to a copy of the books that is thrown away.
