@@ -123,7 +123,7 @@ impl<'a> Batch<'a> {
         self.runnable.push(Saga {
             id: row.id,
             subject_id: row.subject_id,
-            failure: row.failure.and_then(|failure| serde_json::from_value(failure).ok()),
+            failure: row.failure.and_then(|failure| read_failure(row.id, failure)),
             definition: definition.clone(),
             cursor,
             epoch: row.epoch,
@@ -494,6 +494,12 @@ fn idempotency_key(saga: &Saga) -> String {
     let Cursor { step, direction, generation, .. } = saga.cursor;
     let step = saga.definition.step_name(step);
     format!("{}:{step}:{}:{generation}", saga.id, direction.as_str().to_lowercase())
+}
+
+/// Reads why a saga compensates. What cannot be read stays in its row, and keeps no saga from being undone.
+fn read_failure(saga_id: Uuid, failure: Value) -> Option<Failure> {
+    let read = serde_json::from_value(failure);
+    read.inspect_err(|error| error!(saga.id = %saga_id, %error, "cannot read why the saga compensates")).ok()
 }
 
 /// Freezes a request; a panic is the saga's own.

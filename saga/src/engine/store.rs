@@ -418,11 +418,13 @@ async fn update_sagas(tx: &impl ConnectionTrait, sagas: &[SagaUpdate]) -> Result
         return Ok(());
     }
     let json = |value: &Option<Json>| value.as_ref().map(Json::to_string).unwrap_or_default();
+    // A failure is for good: one that this program cannot read is left as it is.
     tx.execute_raw(statement(
         "UPDATE saga
          SET status = input.status, step = input.step, direction = input.direction, attempt = input.attempt,
              generation = input.generation, in_doubt = input.in_doubt, epoch = input.epoch,
-             state = input.state::jsonb, failure = nullif(input.failure, '')::jsonb, step_since = input.step_since,
+             state = input.state::jsonb, failure = coalesce(nullif(input.failure, '')::jsonb, saga.failure),
+             step_since = input.step_since,
              stuck_since = CASE WHEN input.stuck THEN coalesce(saga.stuck_since, now()) END,
              updated_at = now(),
              finished_at = CASE WHEN input.status IN ('SUCCEEDED', 'COMPENSATED') THEN now() END

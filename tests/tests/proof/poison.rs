@@ -125,6 +125,20 @@ async fn a_saga_whose_state_is_broken_is_parked_alone() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_that_cannot_be_read_is_kept_as_it_is() {
+    for mut bench in Bench::for_every_saga().await {
+        let id = bench.begin(End::Succeeded, &[]).await;
+        bench.db.execute(&format!("UPDATE saga SET failure = '\"?\"' WHERE id = '{id}'")).await;
+        let runner = bench.start_runner(|saga| saga).await;
+        bench.settled().await;
+        runner.stop().await;
+        let kept = bench.db.texts(&format!("SELECT failure::text FROM saga WHERE id = '{id}'")).await;
+        assert_eq!(kept, ["\"?\""]);
+        bench.close().await;
+    }
+}
+
 /// A call that never answers.
 struct Silent;
 
