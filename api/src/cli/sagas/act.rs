@@ -13,9 +13,8 @@ use saga::engine::operate::{self, ActError, Listed, MAX_LISTED, Operator};
 use saga::place_order::operate::act_on_order;
 use uuid::Uuid;
 
-use super::{FilterArgs, Session, list, parse_order_id, print_table, table};
+use super::{FilterArgs, Session, SiteArgs, list, parse_order_id, print_table, table};
 use crate::cli::print_line;
-use crate::config::DatabaseArgs;
 use crate::operator;
 
 /// The most reasons for failures that are listed.
@@ -66,12 +65,12 @@ struct CommonArgs {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    database: DatabaseArgs,
+    site: SiteArgs,
 }
 
 impl ActArgs {
-    pub(super) fn database(&self) -> &DatabaseArgs {
-        &self.common.database
+    pub(super) fn site(&self) -> &SiteArgs {
+        &self.common.site
     }
 
     pub(super) async fn run(&self, session: &Session, act: &Act) -> anyhow::Result<()> {
@@ -141,8 +140,8 @@ impl ActArgs {
 }
 
 impl ResolveArgs {
-    pub(super) fn database(&self) -> &DatabaseArgs {
-        &self.common.database
+    pub(super) fn site(&self) -> &SiteArgs {
+        &self.common.site
     }
 
     pub(super) async fn run(&self, session: &Session) -> anyhow::Result<()> {

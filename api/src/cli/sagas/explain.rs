@@ -6,9 +6,8 @@ use domain::id::OrderId;
 use saga::engine::Direction;
 use saga::engine::operate::{self, ActKind, Entry, EntryKind, EntryOutcome, in_words};
 
-use super::{Session, parse_order_id, print_table, table};
+use super::{Session, SiteArgs, parse_order_id, print_table, table};
 use crate::cli::print_line;
-use crate::config::DatabaseArgs;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ExplainArgs {
@@ -19,7 +18,7 @@ pub(in crate::cli) struct ExplainArgs {
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=10_000))]
     last: u64,
     #[command(flatten)]
-    pub(super) database: DatabaseArgs,
+    pub(super) site: SiteArgs,
 }
 
 pub(super) async fn run(session: &Session, args: &ExplainArgs) -> anyhow::Result<()> {

@@ -7,9 +7,8 @@ use saga::engine::operate::{self, Listed, MAX_LISTED, Parked, WaitsFor, in_words
 use sea_orm::ActiveEnum;
 use serde_json::{Value as Json, json};
 
-use super::{FilterArgs, Session, print_table, table};
+use super::{FilterArgs, Session, SiteArgs, print_table, table};
 use crate::cli::print_line;
-use crate::config::DatabaseArgs;
 
 /// The most characters of an error that the table shows; `explain` shows all.
 const MAX_ERROR: usize = 60;
@@ -25,7 +24,7 @@ pub(in crate::cli) struct ListArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    pub(super) database: DatabaseArgs,
+    pub(super) site: SiteArgs,
 }
 
 pub(super) async fn run(session: &Session, args: &ListArgs) -> anyhow::Result<()> {

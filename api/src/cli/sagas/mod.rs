@@ -141,15 +141,13 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) async fn run(command: &SagasCommand) -> anyhow::Result<()> {
-    let database = match command {
-        SagasCommand::List(args) => &args.database,
-        SagasCommand::Explain(args) => &args.database,
-        SagasCommand::Retry(args) | SagasCommand::Resume(args) | SagasCommand::Abandon(args) => {
-            args.database()
-        }
-        SagasCommand::Resolve(args) => args.database(),
+    let site = match command {
+        SagasCommand::List(args) => &args.site,
+        SagasCommand::Explain(args) => &args.site,
+        SagasCommand::Retry(args) | SagasCommand::Resume(args) | SagasCommand::Abandon(args) => args.site(),
+        SagasCommand::Resolve(args) => args.site(),
     };
-    let session = Session::open(database).await?;
+    let session = Session::open(site).await?;
     let result = match command {
         SagasCommand::List(args) => list::run(&session, args).await,
         SagasCommand::Explain(args) => explain::run(&session, args).await,
@@ -162,6 +160,15 @@ pub(super) async fn run(command: &SagasCommand) -> anyhow::Result<()> {
     result
 }
 
+/// Where the sagas are, and which gateway they call: give the same as to `oms serve`.
+#[derive(Debug, Clone, Args)]
+struct SiteArgs {
+    #[command(flatten)]
+    database: DatabaseArgs,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
 /// The database with the sagas, and what they consist of.
 struct Session {
     database: Database,
@@ -170,13 +177,14 @@ struct Session {
 }
 
 impl Session {
-    async fn open(args: &DatabaseArgs) -> anyhow::Result<Self> {
-        let database = postgres::join(args).await?;
+    async fn open(args: &SiteArgs) -> anyhow::Result<Self> {
+        let database = postgres::join(&args.database).await?;
         let db = database.connect(&PoolSettings::for_command("oms sagas")).await?;
         let pending = migration::pending(&db).await.context("cannot read the state of the schema")?;
         anyhow::ensure!(pending.is_empty(), "the schema is not up to date; run `oms migrate` first");
-        // Nothing here makes a call, so the gateway's settings do not matter.
-        let definitions = serve::definitions(&db, &GatewayArgs::default())?;
+        // Nothing here makes a call, but payments are recorded under the gateway's name, and its time-out says until when
+        // a call is repeated.
+        let definitions = serve::definitions(&db, &args.gateway)?;
         Ok(Self { database, db, definitions })
     }
 
