@@ -1,5 +1,6 @@
 //! Tells the database's failures apart by what can be done about them.
 
+use saga::engine::database_error::{is_conflict, is_out_of_memory, is_time_out, is_unavailable, sql_state};
 use sea_orm::{DbErr, RuntimeErr, SqlxError};
 
 /// What a failure of the database means for whoever asked.
@@ -13,24 +14,15 @@ pub(crate) enum Trouble {
     Other,
 }
 
-/// Sorts a failure by its SQLSTATE (PostgreSQL documentation, appendix A) or, without one, by its kind.
+/// Sorts a failure by what the engine knows of it. Whoever answers a caller does not ask whose fault it is that a statement
+/// took too long, or needed too much memory: later it may not.
 pub(crate) fn classify(error: &DbErr) -> Trouble {
-    // Whatever keeps us from a connection, a changed password included, keeps everybody from the database.
-    if matches!(error, DbErr::Conn(_) | DbErr::ConnectionAcquire(_)) {
-        return Trouble::Unavailable;
-    }
-    let Some(error) = driver_error(error) else {
-        return Trouble::Other;
-    };
-    match error {
-        SqlxError::Database(error) => by_sqlstate(error.code().as_deref().unwrap_or_default()),
-        SqlxError::Io(_)
-        | SqlxError::Tls(_)
-        | SqlxError::Protocol(_)
-        | SqlxError::PoolTimedOut
-        | SqlxError::PoolClosed
-        | SqlxError::WorkerCrashed => Trouble::Unavailable,
-        _ => Trouble::Other,
+    if is_conflict(error) {
+        Trouble::Conflict
+    } else if is_unavailable(error) || is_time_out(error) || is_out_of_memory(error) {
+        Trouble::Unavailable
+    } else {
+        Trouble::Other
     }
 }
 
@@ -45,10 +37,7 @@ pub(crate) fn is_locked_out(error: &DbErr) -> bool {
 }
 
 fn has_sqlstate(error: &DbErr, sqlstate: &str) -> bool {
-    match driver_error(error) {
-        Some(SqlxError::Database(error)) => error.code().is_some_and(|code| code == sqlstate),
-        _ => false,
-    }
+    sql_state(error).as_deref() == Some(sqlstate)
 }
 
 /// Returns the name of the constraint that a statement violated, if that is what happened.
@@ -56,18 +45,6 @@ pub(crate) fn violated_constraint(error: &DbErr) -> Option<&str> {
     match driver_error(error)? {
         SqlxError::Database(error) => error.constraint(),
         _ => None,
-    }
-}
-
-fn by_sqlstate(code: &str) -> Trouble {
-    match code {
-        // serialization_failure, deadlock_detected
-        "40001" | "40P01" => Trouble::Conflict,
-        // read_only_sql_transaction: we talk to a server that is a standby now; lock_not_available
-        "25006" | "55P03" => Trouble::Unavailable,
-        // connection exception, insufficient resources, operator intervention (statement time-out among them), system error
-        _ if ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => Trouble::Unavailable,
-        _ => Trouble::Other,
     }
 }
 
@@ -91,13 +68,5 @@ mod tests {
         let reset = SqlxError::Io(std::io::ErrorKind::ConnectionReset.into());
         assert_eq!(classify(&DbErr::Query(RuntimeErr::SqlxError(Arc::new(reset)))), Trouble::Unavailable);
         assert_eq!(classify(&DbErr::RecordNotInserted), Trouble::Other);
-    }
-
-    #[test]
-    fn sqlstates_are_sorted_by_class() {
-        assert_eq!(by_sqlstate("40P01"), Trouble::Conflict);
-        assert_eq!(by_sqlstate("57P01"), Trouble::Unavailable);
-        assert_eq!(by_sqlstate("53300"), Trouble::Unavailable);
-        assert_eq!(by_sqlstate("23514"), Trouble::Other);
     }
 }

@@ -6,10 +6,10 @@ use sea_orm::DbErr;
 use uuid::Uuid;
 
 use super::batch::{Advanced, Place};
+use super::database_error::is_unavailable;
 use super::definition::CONCLUSION;
 use super::status::Direction;
 use super::step::{StepError, storable};
-use super::store;
 
 /// Why a transaction was rolled back.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +64,7 @@ pub(super) fn step_failed(
 ) -> BatchError {
     match source {
         // Nobody's step is to blame: nothing is bisected, and no attempt is counted.
-        StepError::Database(source) if store::is_unavailable(&source) => {
+        StepError::Database(source) if is_unavailable(&source) => {
             BatchError::Database { doing: "run a step", source }
         }
         source => BatchError::Step { step, place, saga_ids: started.to_vec(), source },

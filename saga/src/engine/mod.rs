@@ -19,6 +19,7 @@ mod batch_error;
 mod breaker;
 mod caller;
 mod crash_point;
+pub mod database_error;
 pub mod definition;
 mod dispatch;
 pub mod guard;

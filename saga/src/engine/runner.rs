@@ -27,7 +27,7 @@ use super::notify::Wakeups;
 use super::retry::with_full_jitter;
 use super::settler::settle_loop;
 use super::step::StepError;
-use super::{store, sweeper};
+use super::{database_error, store, sweeper};
 
 /// How a runner works; each field has a default that suits one process on one small machine.
 #[derive(Debug, Clone)]
@@ -429,15 +429,12 @@ pub(super) fn is_conflict(error: &BatchError) -> bool {
         | BatchError::Step { source: StepError::Database(source), .. } => source,
         BatchError::Step { .. } | BatchError::CommitLost { .. } => return false,
     };
-    // SQLSTATE: serialization_failure, deadlock_detected (PostgreSQL manual, appendix A).
-    matches!(store::sql_state(source).as_deref(), Some("40001" | "40P01"))
+    database_error::is_conflict(source)
 }
 
 /// Returns whether a step was broken off because a statement took too long. Nobody knows whose fault that is.
 pub(super) fn is_time_out(error: &StepError) -> bool {
-    // SQLSTATE: query_canceled, lock_not_available (PostgreSQL manual, appendix A).
-    let StepError::Database(source) = error else { return false };
-    matches!(store::sql_state(source).as_deref(), Some("57014" | "55P03"))
+    matches!(error, StepError::Database(source) if database_error::is_time_out(source))
 }
 
 /// Writes an error and its causes in one line.

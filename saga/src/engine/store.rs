@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, RuntimeErr, SqlxError, Statement, Value};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, FromQueryResult, Statement, Value};
 use serde_json::Value as Json;
 use uuid::Uuid;
 
@@ -550,39 +550,4 @@ pub async fn remove_worker(db: &impl ConnectionTrait, worker_id: Uuid) -> Result
     ))
     .await
     .map(drop)
-}
-
-/// Returns the SQLSTATE that the server gave, if it was the server that spoke.
-pub(super) fn sql_state(error: &DbErr) -> Option<String> {
-    driver_error(error)?.as_database_error()?.code().map(|code| code.into_owned())
-}
-
-/// Returns whether the database is away, or shutting somebody out, whatever the statement was.
-pub(super) fn is_unavailable(error: &DbErr) -> bool {
-    match sql_state(error) {
-        // SQLSTATE: connection exceptions, disk_full, too_many_connections, administrator's and crash shutdowns, and
-        // a transaction that stood still for too long (PostgreSQL manual, appendix A). Others, out of memory among
-        // them, may be one order's doing.
-        Some(code) => {
-            code.starts_with("08")
-                || code.starts_with("57P")
-                || ["53100", "53300", "25P03"].contains(&code.as_str())
-        }
-        None => match driver_error(error) {
-            Some(error) => matches!(
-                error,
-                SqlxError::Io(_) | SqlxError::PoolTimedOut | SqlxError::PoolClosed | SqlxError::WorkerCrashed
-            ),
-            None => matches!(error, DbErr::ConnectionAcquire(_) | DbErr::Conn(_)),
-        },
-    }
-}
-
-fn driver_error(error: &DbErr) -> Option<&SqlxError> {
-    match error {
-        DbErr::Conn(RuntimeErr::SqlxError(error))
-        | DbErr::Exec(RuntimeErr::SqlxError(error))
-        | DbErr::Query(RuntimeErr::SqlxError(error)) => Some(error),
-        _ => None,
-    }
 }
