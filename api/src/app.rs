@@ -1,14 +1,16 @@
 //! What every request works with, and the tasks behind it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use domain::money::Currency;
-use saga::engine::{Definitions, Wakeups};
+use saga::engine::{Definitions, Presence, Wakeups};
 use sea_orm::DatabaseConnection;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::access::door::Door;
+use crate::access::Caller;
+use crate::access::door::{Credential, Denied, Door};
 use crate::access::streams::Streams;
 use crate::config::{AccessArgs, ConnectionArgs, LimitArgs};
 use crate::event_feed::EventFeed;
@@ -80,6 +82,7 @@ struct Parts {
     graphql: Executor,
     settings: AppSettings,
     door: Door,
+    presence: Arc<Presence>,
     shutdown: CancellationToken,
     sockets: TaskTracker,
     streams: Streams,
@@ -100,8 +103,8 @@ impl App {
         shutdown: CancellationToken,
     ) -> Self {
         let event_feed = EventFeed::start(db.clone(), reader.clone(), &wakeups, shutdown.clone());
-        let placing = Placing::start(db.clone(), wakeups.clone());
-        let own_settings = settings.clone();
+        let placing = Placing::start(db.clone(), reader.presence().clone(), wakeups.clone());
+        let (own_settings, presence) = (settings.clone(), reader.presence().clone());
         let services = Services {
             db: db.clone(),
             reader,
@@ -120,6 +123,7 @@ impl App {
             graphql,
             settings: own_settings,
             door,
+            presence,
             shutdown,
             sockets: TaskTracker::new(),
             streams,
@@ -144,6 +148,19 @@ impl App {
     /// Whether a partial success has a status of its own.
     pub(crate) fn sends_294(&self) -> bool {
         self.0.settings.sends_294
+    }
+
+    /// Tells who calls, unless the database is silent.
+    ///
+    /// # Errors
+    /// No credential that is good, or nobody can tell.
+    pub(crate) async fn identify(
+        &self,
+        credential: Option<&Credential>,
+        peer: IpAddr,
+    ) -> Result<Caller, Denied> {
+        let identified = self.0.presence.unless_silent(self.0.door.identify(credential, peer)).await;
+        identified.unwrap_or(Err(Denied::Unavailable))
     }
 
     /// Tells who calls.

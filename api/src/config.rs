@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use domain::money::Currency;
-use saga::engine::RunnerSettings;
+use saga::engine::{Presence, RunnerSettings};
 use saga::payment_gateway::PaymentGateway;
 use saga::payment_gateway::instant::InstantGateway;
 use saga::payment_gateway::simulated::SimulatedGateway;
@@ -366,10 +366,11 @@ impl Default for GatewayArgs {
 
 impl GatewayArgs {
     /// Starts the gateway; the simulated one keeps its books in `db`.
-    pub fn start(&self, db: &DatabaseConnection) -> Arc<dyn PaymentGateway> {
+    pub fn start(&self, db: &DatabaseConnection, presence: Arc<Presence>) -> Arc<dyn PaymentGateway> {
         match self.kind {
             GatewayKind::Simulated => {
-                SimulatedGateway::start(db.clone(), Duration::from_millis(self.delay_ms))
+                let delay = Duration::from_millis(self.delay_ms);
+                SimulatedGateway::start_with_presence(db.clone(), presence, delay)
             }
             GatewayKind::Instant => Arc::new(InstantGateway),
         }

@@ -158,13 +158,14 @@ impl EventFeed {
         order_id: Uuid,
         wait: Duration,
     ) -> Result<Option<order::entity::Model>, DbErr> {
-        let mut watch = self.watch(order_id);
+        // Whoever waits has placed the order.
+        let (mut watch, sees) = (self.watch(order_id), Visibility::Order(order_id));
         let time_is_up = tokio::time::sleep(wait);
         tokio::pin!(time_is_up);
         let mut is_over = false;
         loop {
-            // Whoever waits has placed the order.
-            let order = read::find_order(&self.shared.db, &Visibility::Order(order_id), order_id).await?;
+            let finding = read::find_order(&self.shared.db, &sees, order_id);
+            let order = self.shared.reader.unless_silent(finding).await?;
             if is_over || order.as_ref().is_none_or(|order| order.status.is_settled()) {
                 return Ok(order);
             }
@@ -216,7 +217,8 @@ impl Shared {
     async fn poll(&self) -> Result<(), DbErr> {
         let order_ids: Vec<Uuid> = self.lock().keys().copied().collect();
         for chunk in order_ids.chunks(POLL_CHUNK) {
-            let positions = read::find_positions(&self.db, chunk.to_vec()).await?;
+            let positions = read::find_positions(&self.db, chunk.to_vec());
+            let positions = self.reader.unless_silent(positions).await?;
             let mut watched = self.lock();
             for position in positions {
                 if let Some(order) = watched.get_mut(&position.id)
@@ -317,7 +319,7 @@ impl Viewer {
     async fn look_patiently(&mut self) -> Result<Look, DbErr> {
         let mut failures = 0;
         loop {
-            match self.look().await {
+            match self.watch.shared.reader.unless_silent(self.look()).await {
                 Err(error)
                     if self.has_looked
                         && failures < MAX_FAILED_LOOKS

@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 use domain::order;
 use domain::order::place::{PlaceOrder, PlaceResult};
 use futures_util::FutureExt;
+use saga::engine::Presence;
 use saga::engine::notify::Wakeups;
+use saga::engine::presence::no_answer;
 use saga::place_order;
 use sea_orm::{DatabaseConnection, DbErr, TransactionTrait};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -74,9 +76,9 @@ struct Waiting {
 
 impl Placing {
     /// Starts the loop.
-    pub fn start(db: DatabaseConnection, wakeups: Arc<Wakeups>) -> Self {
+    pub fn start(db: DatabaseConnection, presence: Arc<Presence>, wakeups: Arc<Wakeups>) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_LENGTH);
-        tokio::spawn(place_forever(Placer { db, wakeups }, waiting));
+        tokio::spawn(place_forever(Placer { db, presence, wakeups }, waiting));
         Self { queue }
     }
 
@@ -214,6 +216,7 @@ impl Batch {
 #[derive(Clone)]
 struct Placer {
     db: DatabaseConnection,
+    presence: Arc<Presence>,
     wakeups: Arc<Wakeups>,
 }
 
@@ -253,7 +256,9 @@ impl Placer {
     async fn place_with_retries(&self, orders: &[PlaceOrder]) -> Result<Vec<PlaceResult>, DbErr> {
         let mut tries = 1;
         loop {
-            match self.place_batch(orders).await {
+            let placing = self.presence.unless_silent(self.place_batch(orders)).await;
+            // Whatever was given up, the commit included, may have happened: as where its answer was lost.
+            match placing.unwrap_or_else(|| Err(no_answer())) {
                 Err(error) if classify(&error) == Trouble::Conflict && tries < MAX_TRIES => {
                     debug!(orders = orders.len(), tries, %error, "placing lost a conflict; repeating it");
                     tokio::time::sleep(CONFLICT_PAUSE * tries).await;
@@ -311,7 +316,7 @@ mod tests {
     #[tokio::test]
     async fn an_unreachable_database_fails_each_caller_and_not_the_loop() {
         let db = DatabaseConnection::default();
-        let placing = Placing::start(db, Wakeups::new());
+        let placing = Placing::start(db, Arc::default(), Wakeups::new());
         for key in ["a", "b"] {
             let result = placing.place(waiting(key).0.order).await;
             assert!(matches!(result, Err(PlacingError::Database(_) | PlacingError::BrokenOff)));

@@ -14,6 +14,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::app::Visibility;
 use moka::sync::Cache;
+use saga::engine::Presence;
+use saga::engine::presence::no_answer;
 use sea_orm::{
     ConnAcquireErr, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, ExecResult, QueryResult,
     RuntimeErr, SqlxError, Statement, Values,
@@ -47,6 +49,7 @@ pub enum Source {
 #[derive(Debug, Clone)]
 pub struct Reader {
     primary: Pool,
+    presence: Arc<Presence>,
     replica: Option<Arc<Replica>>,
 }
 
@@ -76,13 +79,35 @@ pub struct View {
 impl Reader {
     /// Reads over a pool that [`connect_reader`](crate::postgres::Database::connect_reader) has opened.
     pub fn new(primary: DatabaseConnection) -> Self {
-        Self { primary: Pool::new(primary, Source::Primary), replica: None }
+        Self { primary: Pool::new(primary, Source::Primary), presence: Arc::default(), replica: None }
     }
 
     /// Reads from a replica of the same database where it can.
     #[must_use]
     pub fn with_replica(self, replica: Replica) -> Self {
         Self { replica: Some(Arc::new(replica)), ..self }
+    }
+
+    /// Gives up what waits for the primary while that is silent, as the presence tells.
+    #[must_use]
+    pub fn with_presence(self, presence: Arc<Presence>) -> Self {
+        Self { presence, ..self }
+    }
+
+    /// Whether the primary answers.
+    pub(crate) fn presence(&self) -> &Arc<Presence> {
+        &self.presence
+    }
+
+    /// Does what needs the primary, unless that is silent.
+    ///
+    /// # Errors
+    /// What the work fails with, or that nobody answers.
+    pub(crate) async fn unless_silent<T>(
+        &self,
+        work: impl Future<Output = Result<T, DbErr>>,
+    ) -> Result<T, DbErr> {
+        self.presence.unless_silent(work).await.unwrap_or_else(|| Err(no_answer()))
     }
 
     /// Where to look first.
@@ -112,7 +137,8 @@ impl Reader {
         {
             return Ok((found, Source::Replica));
         }
-        let found = look(self.begin(visibility).await?).await?;
+        let looking = async { look(self.begin(visibility).await?).await };
+        let found = self.unless_silent(looking).await?;
         Ok((found, Source::Primary))
     }
 

@@ -17,7 +17,7 @@ use domain::app::{Scopes, store};
 use domain::catalog;
 use domain::id::local_app;
 use domain::money::Currency;
-use saga::engine::{Definitions, Runner, Wakeups};
+use saga::engine::{Definitions, Presence, Runner, Wakeups};
 use saga::place_order;
 use sea_orm::{DatabaseConnection, DbErr};
 use tokio::net::TcpListener;
@@ -95,10 +95,11 @@ pub async fn start(args: &ServeArgs) -> anyhow::Result<Running> {
 
     let database = claimed.open().await?;
     prepare(&database, args).await?;
+    // From here on something waits for the database.
+    let mut helpers = vec![AbortOnDropHandle::new(tokio::spawn(database.watch_presence()))];
     let wakeups = Wakeups::new();
     let mut parts = Vec::new();
     let mut reader = None;
-    let mut helpers = Vec::new();
     if let Some(listener) = listener {
         let db = database.connect(&args.api_pool()).await?;
         let reader = reader.insert(open_reader(&database, args).await?);
@@ -107,12 +108,12 @@ pub async fn start(args: &ServeArgs) -> anyhow::Result<Running> {
     }
     if role.runs_sagas() {
         let db = database.connect(&args.runner_pool()).await?;
-        parts.push(start_runner(db, wakeups.clone(), args)?);
+        parts.push(start_runner(db, database.presence(), wakeups.clone(), args)?);
     }
     // Each role has at least one part.
     let db = parts[0].db.clone();
     if !args.process.no_notifications {
-        let link = wakeups.link(db.get_postgres_connection_pool().clone(), CancellationToken::new());
+        let link = link(db.clone(), database.presence(), wakeups);
         helpers.push(AbortOnDropHandle::new(tokio::spawn(link)));
     }
     helpers.extend([
@@ -298,7 +299,7 @@ pub(crate) async fn add_demo_products(db: &DatabaseConnection, currency: Currenc
 /// Opens what orders are read over: a pool of the database, and one of its replica where there is one.
 async fn open_reader(database: &Database, args: &ServeArgs) -> anyhow::Result<Reader> {
     let settings = args.reader_pool();
-    let reader = Reader::new(database.connect_reader(&settings).await?);
+    let reader = Reader::new(database.connect_reader(&settings).await?).with_presence(database.presence());
     let Some(url) = args.process.read_url() else { return Ok(reader) };
     let max_lag = args.process.replica_max_lag_seconds.map(Duration::from_secs);
     let replica = Replica::open(database.replica(url, max_lag).await?, settings).await?;
@@ -322,7 +323,7 @@ async fn start_api(
         burst_seconds: args.access.burst_seconds,
         shopper_points_per_second: args.access.shopper_points_per_second,
     };
-    let definitions = definitions(&db, &args.gateway)?;
+    let definitions = definitions(&db, reader.presence().clone(), &args.gateway)?;
     let provider = args.oidc.settings()?.map(TokenVerifier::start).transpose()?;
     let door = Door::open(db.clone(), args.access.clone(), provider, stop.clone()).await;
     let door = door.context("cannot read what signs the access tokens of orders")?;
@@ -349,10 +350,29 @@ async fn serve_metrics(listener: TcpListener, connections: ConnectionArgs) {
     http::serve(listener, router, connections, CancellationToken::new()).await;
 }
 
-fn start_runner(db: DatabaseConnection, wakeups: Arc<Wakeups>, args: &ServeArgs) -> anyhow::Result<Part> {
-    let definitions = definitions(&db, &args.gateway)?;
+/// Exchanges wake-ups with the other processes, over another connection whenever the database has been silent: the one that
+/// listens may wait for a server that is gone. Never ends.
+async fn link(db: DatabaseConnection, presence: Arc<Presence>, wakeups: Arc<Wakeups>) {
+    loop {
+        let link = wakeups.clone().link(db.get_postgres_connection_pool().clone(), CancellationToken::new());
+        tokio::select! {
+            () = link => return,
+            () = presence.silence() => presence.answering().await,
+        }
+    }
+}
+
+fn start_runner(
+    db: DatabaseConnection,
+    presence: Arc<Presence>,
+    wakeups: Arc<Wakeups>,
+    args: &ServeArgs,
+) -> anyhow::Result<Part> {
+    let definitions = definitions(&db, presence.clone(), &args.gateway)?;
     let stop = CancellationToken::new();
-    let runner = Runner::start(db.clone(), definitions, wakeups, args.runner_settings(), stop.clone());
+    let settings = args.runner_settings();
+    let runner =
+        Runner::start_with_presence(db.clone(), presence, definitions, wakeups, settings, stop.clone());
     let work = async move {
         runner.stopped().await;
         Ok(())
@@ -364,8 +384,12 @@ fn start_runner(db: DatabaseConnection, wakeups: Arc<Wakeups>, args: &ServeArgs)
 ///
 /// # Errors
 /// A saga breaks a rule that makes it safe to run.
-pub(crate) fn definitions(db: &DatabaseConnection, gateway: &GatewayArgs) -> anyhow::Result<Definitions> {
-    let place_order = place_order::definition(gateway.start(db), gateway.saga_settings());
+pub(crate) fn definitions(
+    db: &DatabaseConnection,
+    presence: Arc<Presence>,
+    gateway: &GatewayArgs,
+) -> anyhow::Result<Definitions> {
+    let place_order = place_order::definition(gateway.start(db, presence), gateway.saga_settings());
     Definitions::try_new([place_order]).context("a saga is not well defined")
 }
 

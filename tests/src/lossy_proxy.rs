@@ -1,4 +1,7 @@
-//! Stands between a process and Postgres, and loses the answer to a commit when it is told to.
+//! Stands between a process and Postgres, and loses the answer to a commit when it is told to, or everything.
+//!
+//! It takes the next commit that passes. Whoever wants to lose a particular one sees to it that no other passes: what may
+//! commit besides has a connection that does not lead through here.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,6 +12,7 @@ use oms::postgres::embedded::{PORT, USER};
 use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -26,7 +30,17 @@ pub struct LossyProxy {
     dir: PathBuf,
     url: String,
     to_lose: Arc<AtomicU32>,
+    hearing: watch::Sender<Hearing>,
     task: JoinHandle<()>,
+}
+
+/// What passes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Hearing {
+    /// Of connections that were opened while it was lower, nothing.
+    since: u32,
+    /// Of new ones, nothing.
+    is_silent: bool,
 }
 
 impl LossyProxy {
@@ -46,20 +60,21 @@ impl LossyProxy {
         let socket = format!(".s.PGSQL.{PORT}");
         let listener = UnixListener::bind(dir.join(&socket)).expect("a fresh socket");
         let to_lose = Arc::new(AtomicU32::new(0));
-        let (server, losing) = (server_dir.join(socket), to_lose.clone());
+        let hearing = watch::Sender::default();
+        let (server, losing, heard) = (server_dir.join(socket), to_lose.clone(), hearing.clone());
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (server, losing) = (server.clone(), losing.clone());
+                let (server, losing, hearing) = (server.clone(), losing.clone(), heard.subscribe());
                 tokio::spawn(async move {
                     if let Ok(server) = UnixStream::connect(server).await {
                         // However it ends, both sides see a closed connection.
-                        let _ = forward(client, server, &losing).await;
+                        let _ = forward(client, server, &losing, hearing).await;
                     }
                 });
             }
         });
         let url = format!("postgresql:///{database}?host={}&user={USER}", dir.display());
-        Self { dir, url, to_lose, task }
+        Self { dir, url, to_lose, hearing, task }
     }
 
     /// URL of the database through this proxy.
@@ -70,6 +85,16 @@ impl LossyProxy {
     /// Loses the answer to the next commit: the server commits, and the connection breaks.
     pub fn lose_next_commit(&self) {
         self.to_lose.store(1, Ordering::SeqCst);
+    }
+
+    /// Lets nothing pass any more, and closes nothing: as when the server's host is gone from the network.
+    pub fn go_silent(&self) {
+        self.hearing.send_modify(|hearing| *hearing = Hearing { since: hearing.since + 1, is_silent: true });
+    }
+
+    /// Lets new connections pass again; those of before lead nowhere, and nobody tells.
+    pub fn speak_to_newcomers(&self) {
+        self.hearing.send_modify(|hearing| *hearing = Hearing { since: hearing.since + 1, is_silent: false });
     }
 
     /// Whether it has lost what it was told to.
@@ -86,10 +111,24 @@ impl Drop for LossyProxy {
     }
 }
 
-async fn forward(mut client: UnixStream, mut server: UnixStream, to_lose: &AtomicU32) -> io::Result<()> {
+async fn forward(
+    mut client: UnixStream,
+    mut server: UnixStream,
+    to_lose: &AtomicU32,
+    mut hearing: watch::Receiver<Hearing>,
+) -> io::Result<()> {
+    let Hearing { since, is_silent } = *hearing.borrow_and_update();
+    if is_silent {
+        return std::future::pending().await;
+    }
     let (mut asked, mut answered) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
     loop {
         tokio::select! {
+            biased;
+            // It fails when the proxy is gone.
+            is_gone = async { hearing.wait_for(|hearing| hearing.since != since).await.is_err() } => {
+                return if is_gone { Ok(()) } else { std::future::pending().await };
+            }
             read = client.read(&mut asked) => {
                 let bytes = &asked[..read?];
                 if bytes.is_empty() {

@@ -31,6 +31,17 @@ pub enum Crash {
     Kill,
 }
 
+/// The processes of a server that stands still.
+#[derive(Debug)]
+pub struct Frozen(Vec<Pid>);
+
+impl Frozen {
+    /// Lets them go on.
+    pub fn thaw(self) {
+        self.0.into_iter().for_each(|pid| send(pid, Signal::CONT));
+    }
+}
+
 /// A Postgres of one's own.
 #[derive(Debug)]
 pub struct OwnPostgres {
@@ -108,6 +119,32 @@ impl OwnPostgres {
         .await;
     }
 
+    /// Stops the server and every process of it where it stands: whoever asks is not answered and not refused, as when the
+    /// network is gone. Returns them, to be thawed or killed.
+    pub async fn freeze(&self) -> Frozen {
+        let postmaster = Pid::from_raw(self.pid()).expect("a process id");
+        // The postmaster first, so that nobody comes after the others.
+        kill_process(postmaster, Signal::STOP).expect("it runs");
+        let pids = blocking(move || {
+            let children = children_of(postmaster);
+            children.iter().for_each(|pid| send(*pid, Signal::STOP));
+            [vec![postmaster], children].concat()
+        })
+        .await;
+        Frozen(pids)
+    }
+
+    /// Kills a frozen server, all of it at once, and starts it again.
+    pub async fn replace(&self, frozen: Frozen) {
+        let server = self.server().take().expect("it runs");
+        blocking(move || {
+            frozen.0.iter().for_each(|pid| send(*pid, Signal::KILL));
+            server.stop().expect("it is gone");
+        })
+        .await;
+        self.start_again().await;
+    }
+
     /// Starts it again, and returns once it answers.
     pub async fn start_again(&self) {
         let options = self.options.clone();
@@ -137,6 +174,25 @@ impl OwnPostgres {
     fn server(&self) -> std::sync::MutexGuard<'_, Option<EmbeddedServer>> {
         self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Sends a signal to a process that may have ended meanwhile.
+fn send(pid: Pid, signal: Signal) {
+    let _ = kill_process(pid, signal);
+}
+
+/// The processes that a process has started.
+fn children_of(parent: Pid) -> Vec<Pid> {
+    let is_child = |pid: &Pid| {
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+        // The name is in parentheses and may hold anything; behind it come the state and the parent.
+        let parent_of = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
+        parent_of == Some(parent.as_raw_nonzero().get())
+    };
+    let entries = std::fs::read_dir("/proc").expect("the processes of this machine").flatten();
+    let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+    pids.filter(is_child).collect()
 }
 
 /// Copies the data of the server in `primary` into a folder of the same owner, to begin as its replica.

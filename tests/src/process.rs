@@ -17,6 +17,11 @@ use crate::wait::{eventually, within};
 /// Begins a command of `oms` on a test's database, with the fewest and quickest settings. `program` is the path of
 /// `oms-under-test`, which only the tests themselves know.
 pub fn oms_command(program: &str, database: &TestDatabase, arguments: &[&str]) -> Command {
+    oms_command_at(program, &database.url(), arguments)
+}
+
+/// Begins one on the database at a URL.
+fn oms_command_at(program: &str, url: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("OMS_") {
@@ -25,7 +30,7 @@ pub fn oms_command(program: &str, database: &TestDatabase, arguments: &[&str]) -
     }
     command
         .args(arguments)
-        .env("DATABASE_URL", database.url())
+        .env("DATABASE_URL", url)
         .env("OMS_LOG", std::env::var("OMS_TEST_LOG").unwrap_or_else(|_| "off".to_owned()))
         .kill_on_drop(true);
     command
@@ -70,7 +75,12 @@ impl OmsProcess {
         role: &str,
         settings: &[(&str, &str)],
     ) -> Self {
-        let mut command = oms_command(program, database, &["serve", "--role", role]);
+        Self::start_at(program, &database.url(), role, settings).await
+    }
+
+    /// Starts one on the database at a URL.
+    pub async fn start_at(program: &str, url: &str, role: &str, settings: &[(&str, &str)]) -> Self {
+        let mut command = oms_command_at(program, url, &["serve", "--role", role]);
         command
             .env("OMS_LISTEN", "127.0.0.1:0")
             .env("OMS_POOL_SIZE", "5")

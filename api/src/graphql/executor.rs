@@ -13,6 +13,8 @@ use async_graphql::parser::types::{
 use async_graphql::{ErrorExtensionValues, Request, Response, ServerError, Value, Variables, value};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use saga::engine::Presence;
+use saga::engine::presence::no_answer;
 use sea_orm::DatabaseConnection;
 use tracing::warn;
 
@@ -70,6 +72,7 @@ struct Parts {
     budgets: Budgets,
     /// Where it is recorded who was shown personal data.
     db: DatabaseConnection,
+    presence: Arc<Presence>,
 }
 
 /// A request that may run, and what it costs.
@@ -89,9 +92,9 @@ impl Executor {
         let budgets =
             Budgets::new(services.settings.burst_seconds, services.settings.shopper_points_per_second);
         let prices = Prices::of_schema(&sdl());
-        let db = services.db.clone();
+        let (db, presence) = (services.db.clone(), services.reader.presence().clone());
         let (registered, checker) = (services.door.documents().clone(), DocumentChecker::new(limits.clone()));
-        let parts = Arc::new(Parts { documents, registered, limits, prices, budgets, db });
+        let parts = Arc::new(Parts { documents, registered, limits, prices, budgets, db, presence });
         Self { schema: builder().data(services).data(loaders).data(checker).finish(), parts }
     }
 
@@ -109,12 +112,13 @@ impl Executor {
     /// # Errors
     /// The answer to a request that is refused. Nothing was parsed.
     pub(crate) async fn settle(&self, caller: &Caller, request: &mut Request) -> Result<(), Box<Response>> {
-        let Parts { registered, budgets, .. } = &*self.parts;
+        let Parts { registered, budgets, presence, .. } = &*self.parts;
         if deposit_of(request).is_some() {
             return Ok(());
         }
         let deposit = budgets.deposit(caller).map_err(|exhausted| Box::new(out_of_points(exhausted)))?;
-        let settled = registered::settle(registered, budgets, caller, request).await;
+        let settled = presence.unless_silent(registered::settle(registered, budgets, caller, request)).await;
+        let settled = settled.unwrap_or_else(|| Err(Unsettled::Unavailable(no_answer())));
         settled.map_err(|unsettled| Box::new(unsettled_answer(request, unsettled)))?;
         request.data.insert(deposit);
         Ok(())
@@ -159,14 +163,12 @@ impl Executor {
         let (personal, id) = (PersonalData::default(), request_id(&request));
         let request = request.data(caller.clone()).data(personal.clone());
         let executed = tokio::time::timeout(time, self.schema.execute(request));
-        let response = executed.await.unwrap_or_else(|_| {
-            let message = match operation {
-                OperationType::Query => "the query took too long; ask for less",
-                _ => "the mutation took too long and may have been carried out; repeat it with the same key",
-            };
-            refusal(TIMEOUT, message.to_owned(), |_| ())
-        });
-        let mut response = personal.finish(&self.parts.db, &caller, &id, response).await;
+        let response = match self.parts.presence.unless_silent(executed).await {
+            Some(Ok(response)) => response,
+            Some(Err(_)) => refusal(TIMEOUT, too_long(operation).to_owned(), |_| ()),
+            None => refusal(UNAVAILABLE, no_answer_yet(operation).to_owned(), |_| ()),
+        };
+        let mut response = self.parts.record_reads(&personal, &caller, &id, response).await;
         let actual = actual_cost(&response.data, operation).min(points);
         response.extensions.insert("cost".to_owned(), self.cost(points, Some(actual), throttle));
         response
@@ -202,12 +204,12 @@ impl Executor {
     fn subscribe(&self, caller: Caller, request: Request) -> BoxStream<'static, Response> {
         let (personal, id) = (PersonalData::default(), request_id(&request));
         let request = request.data(caller.clone()).data(personal.clone());
-        let (responses, db) = (self.schema.execute_stream(request), self.parts.db.clone());
-        let seen = (personal, db, caller, id);
+        let (responses, parts) = (self.schema.execute_stream(request), self.parts.clone());
+        let seen = (personal, parts, caller, id);
         let finished = stream::unfold((responses.boxed(), seen), async |(mut responses, seen)| {
             let response = responses.next().await?;
-            let (personal, db, caller, id) = &seen;
-            let response = personal.finish(db, caller, id, response).await;
+            let (personal, parts, caller, id) = &seen;
+            let response = parts.record_reads(personal, caller, id, response).await;
             Some((response, (responses, seen)))
         });
         finished.boxed()
@@ -317,6 +319,37 @@ fn asks_for_service(document: &ExecutableDocument) -> bool {
     let operations = document.operations.iter().map(|(_, operation)| &operation.node.selection_set.node);
     let fragments = document.fragments.values().map(|fragment| &fragment.node.selection_set.node);
     operations.chain(fragments).any(stands_in)
+}
+
+impl Parts {
+    /// Records what personal data an answer shows. What cannot be recorded is not shown.
+    async fn record_reads(
+        &self,
+        personal: &PersonalData,
+        caller: &Caller,
+        request_id: &str,
+        response: Response,
+    ) -> Response {
+        let recorded = personal.finish(&self.db, caller, request_id, response);
+        let silent = || refusal(UNAVAILABLE, no_answer_yet(OperationType::Query).to_owned(), |_| ());
+        self.presence.unless_silent(recorded).await.unwrap_or_else(silent)
+    }
+}
+
+fn too_long(operation: OperationType) -> &'static str {
+    match operation {
+        OperationType::Query => "the query took too long; ask for less",
+        _ => "the mutation took too long and may have been carried out; repeat it with the same key",
+    }
+}
+
+fn no_answer_yet(operation: OperationType) -> &'static str {
+    match operation {
+        OperationType::Query => "the database does not answer; try again later",
+        _ => {
+            "the database does not answer, and the mutation may have been carried out; repeat it with the same key"
+        }
+    }
 }
 
 /// Makes the answer to a request that is not executed, or not to its end.

@@ -89,7 +89,7 @@ const MAX_KEYS: u64 = 100;
 impl Loaders {
     /// Makes the loaders, which read orders as whoever asks sees them, and the rest from the pool.
     pub(super) fn start(db: &DatabaseConnection, reader: &Reader, definitions: &Definitions) -> Self {
-        let pool = || db.clone();
+        let pool = || (reader.clone(), db.clone());
         let (processes, histories, products, stock) = (pool(), pool(), pool(), pool());
         let (keys, documents) = (pool(), pool());
         let (orders, lines, events) = (reader.clone(), reader.clone(), reader.clone());
@@ -101,15 +101,33 @@ impl Loaders {
             events: Batching::new(move |common, ids| find_events(events.clone(), common, ids)),
             payments: Batching::new(move |common, ids| find_payments(payments.clone(), common, ids)),
             processes: Batching::new(move |(), ids| {
-                find_processes(processes.clone(), definitions.clone(), ids)
+                let definitions = definitions.clone();
+                attended(&processes, move |db| find_processes(db, definitions, ids))
             }),
-            histories: Batching::new(move |last, saga_ids| find_histories(histories.clone(), last, saga_ids)),
-            keys: Batching::new(move |(), app_ids| find_keys(keys.clone(), app_ids)),
-            documents: Batching::new(move |page, app_ids| find_documents(documents.clone(), page, app_ids)),
-            products: Batching::new(move |(), skus| find_products(products.clone(), skus)),
-            stock: Batching::new(move |(), skus| find_stock(stock.clone(), skus)),
+            histories: Batching::new(move |last, saga_ids| {
+                attended(&histories, move |db| find_histories(db, last, saga_ids))
+            }),
+            keys: Batching::new(move |(), app_ids| attended(&keys, |db| find_keys(db, app_ids))),
+            documents: Batching::new(move |page, app_ids| {
+                attended(&documents, move |db| find_documents(db, page, app_ids))
+            }),
+            products: Batching::new(move |(), skus| attended(&products, |db| find_products(db, skus))),
+            stock: Batching::new(move |(), skus| attended(&stock, |db| find_stock(db, skus))),
         }
     }
+}
+
+/// Looks something up over the pool, unless the database is silent.
+fn attended<T, Find, Finding>(
+    (reader, db): &(Reader, DatabaseConnection),
+    find: Find,
+) -> impl Future<Output = Result<T, DbErr>> + use<T, Find, Finding>
+where
+    Find: FnOnce(DatabaseConnection) -> Finding,
+    Finding: Future<Output = Result<T, DbErr>>,
+{
+    let (reader, finding) = (reader.clone(), find(db.clone()));
+    async move { reader.unless_silent(finding).await }
 }
 
 async fn find_orders(

@@ -28,7 +28,7 @@ pub(super) async fn identify(
     connection: &Connection,
 ) -> Result<(Caller, Option<Credential>), Response> {
     let credential = Credential::of_headers(headers).map_err(IntoResponse::into_response)?;
-    let caller = app.door().identify(credential.as_ref(), connection.peer).await;
+    let caller = app.identify(credential.as_ref(), connection.peer).await;
     let caller = caller.map_err(IntoResponse::into_response)?;
     connection.trust();
     Ok((caller, credential))

@@ -93,7 +93,7 @@ fn sequence_of(response: &async_graphql::Response) -> Option<i64> {
 async fn wait_until_denied(app: App, (credential, peer): (Option<Credential>, IpAddr)) {
     loop {
         tokio::time::sleep(LOOK_AGAIN_AFTER).await;
-        if app.door().identify(credential.as_ref(), peer).await.err() == Some(Denied::Unauthenticated) {
+        if app.identify(credential.as_ref(), peer).await.err() == Some(Denied::Unauthenticated) {
             return;
         }
     }

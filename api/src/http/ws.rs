@@ -349,7 +349,7 @@ fn is_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
 
 /// A function apart from the session, which no other thread may look at while it waits.
 async fn identify(app: &App, credential: Option<Credential>, peer: IpAddr) -> Result<Caller, Denied> {
-    app.door().identify(credential.as_ref(), peer).await
+    app.identify(credential.as_ref(), peer).await
 }
 
 fn is_too_long(error: &axum::Error) -> bool {

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use saga::engine::Presence;
 use sea_orm::{DatabaseConnection, SqlxPostgresConnector};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
@@ -44,6 +45,10 @@ const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often a serving process looks whether its embedded server lives.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long a connection may take to show that it leads somewhere, before it is used again. Half of what a caller waits for a
+/// connection, so that it gets another one.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connection that sat unused this long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -108,12 +113,12 @@ impl PoolSettings {
         }
     }
 
-    fn pool_options(&self, test_before_acquire: bool) -> PgPoolOptions {
+    fn pool_options(&self) -> PgPoolOptions {
         PgPoolOptions::new()
             .max_connections(self.max_connections)
             .acquire_timeout(self.acquire_timeout)
             .idle_timeout(IDLE_TIMEOUT)
-            .test_before_acquire(test_before_acquire)
+            .test_before_acquire(false)
     }
 
     fn apply(&self, options: PgConnectOptions) -> PgConnectOptions {
@@ -129,6 +134,7 @@ impl PoolSettings {
 pub struct Database {
     options: PgConnectOptions,
     url: String,
+    presence: Arc<Presence>,
     /// Shared with whoever keeps it alive.
     embedded: Option<Arc<Mutex<EmbeddedServer>>>,
 }
@@ -216,7 +222,7 @@ pub fn url(args: &DatabaseArgs) -> Result<(String, bool), DatabaseError> {
 impl Database {
     async fn at(url: String) -> Result<Self, DatabaseError> {
         let options = url.parse::<PgConnectOptions>().map_err(DatabaseError::BadUrl)?;
-        let database = Self { options, url, embedded: None };
+        let database = Self { options, url, presence: Arc::default(), embedded: None };
         // A pool repeats a refused connection until its time is up, and then tells the time instead of the reason.
         let refused = |source| DatabaseError::Connect { at: database.place(), source };
         let first = tokio::time::timeout(FIRST_CONNECT_TIMEOUT, database.options.connect()).await;
@@ -230,7 +236,8 @@ impl Database {
         create_database(&options, DATABASE_NAME).await?;
         let url = embedded_url(server.socket_dir(), DATABASE_NAME);
         let embedded = Some(Arc::new(Mutex::new(server)));
-        Ok(Self { options: options.database(DATABASE_NAME), url, embedded })
+        let options = options.database(DATABASE_NAME);
+        Ok(Self { options, url, presence: Arc::default(), embedded })
     }
 
     /// Starts the embedded server again, whenever it dies without us; never ends. A given server is not ours to keep.
@@ -247,6 +254,17 @@ impl Database {
                 }
             }
         }
+    }
+
+    /// Whether it answers: known for as long as somebody [watches](Self::watch_presence).
+    pub fn presence(&self) -> Arc<Presence> {
+        self.presence.clone()
+    }
+
+    /// Finds out whether it answers whenever somebody doubts it, over a connection of its own; never ends.
+    pub fn watch_presence(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (presence, options) = (self.presence.clone(), self.options.clone().application_name("oms watch"));
+        async move { presence.watch(|| ask(options.clone())).await }
     }
 
     /// URL of the database, with its password if it has one.
@@ -278,8 +296,7 @@ impl Database {
         settings: &PoolSettings,
         test_before_acquire: bool,
     ) -> Result<DatabaseConnection, DatabaseError> {
-        let pool = settings
-            .pool_options(test_before_acquire)
+        let pool = attended(settings.pool_options(), self.presence.clone(), test_before_acquire)
             .connect_with(settings.apply(options))
             .await
             .map_err(|source| DatabaseError::Connect { at: self.place(), source })?;
@@ -311,6 +328,56 @@ impl Database {
 
     fn place(&self) -> String {
         place(&self.options)
+    }
+}
+
+/// Has a pool give up connections that lead nowhere.
+///
+/// The library waits for the server when a connection is given back, with no bound and with the connection's place in the
+/// pool taken; so it is asked here before, where the wait ends with the server's silence. What was opened before a silence
+/// is not used after it: it may lead to a server that is gone, and what was given up on it may not have come to its end.
+fn attended(options: PgPoolOptions, presence: Arc<Presence>, test_before_acquire: bool) -> PgPoolOptions {
+    let returning = presence.clone();
+    options
+        .before_acquire(move |connection, meta| {
+            let is_trusted = presence.trusts(meta.age);
+            Box::pin(async move {
+                if !is_trusted {
+                    return Err(given_up());
+                }
+                if !test_before_acquire {
+                    return Ok(true);
+                }
+                let pinged = tokio::time::timeout(PING_TIMEOUT, connection.ping()).await;
+                // One that was closed by the other side is no news.
+                pinged.map_or_else(|_| Err(given_up()), |pinged| Ok(pinged.is_ok()))
+            })
+        })
+        .after_release(move |connection, meta| {
+            let presence = returning.clone();
+            Box::pin(async move {
+                if !presence.trusts(meta.age) {
+                    return Err(given_up());
+                }
+                let pinged = presence.unless_silent(connection.ping()).await;
+                pinged.unwrap_or_else(|| Err(given_up()))?;
+                presence.note_answer();
+                Ok(true)
+            })
+        })
+}
+
+/// What the pool is told of a connection that must not be used again, nor be closed politely: nobody may listen.
+fn given_up() -> sqlx::Error {
+    let message = "closing a connection on which the database does not answer";
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, message))
+}
+
+/// Asks a server for anything. Completes when it has said something, a refusal included.
+async fn ask(options: PgConnectOptions) {
+    if let Ok(connection) = options.connect().await {
+        // It has let us in; how it takes our leave does not matter.
+        let _ = connection.close().await;
     }
 }
 

@@ -125,7 +125,7 @@ impl ReplicaServer {
     /// told which.
     pub fn connect_lazily(&self, settings: &PoolSettings) -> DatabaseConnection {
         let options = self.options.clone().options([("lock_timeout", LOCK_TIMEOUT.as_millis().to_string())]);
-        let pool = settings.pool_options(false).connect_lazy_with(settings.apply(options));
+        let pool = settings.pool_options().connect_lazy_with(settings.apply(options));
         sea_orm::SqlxPostgresConnector::from_sqlx_postgres_pool(pool)
     }
 }

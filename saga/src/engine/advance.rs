@@ -20,6 +20,7 @@ use super::dispatch::CallResult;
 use super::guard::Guard;
 use super::history::{Attempt, LogEntry, LogKind, evidence};
 use super::plan::{self, Ended};
+use super::presence::{Presence, no_answer};
 use super::step::{Failure, Outcome, Saga};
 use super::store::{self, CallRow, SagaRow};
 
@@ -50,19 +51,37 @@ pub(super) async fn advance(
     selection: Selection,
     halt_before: Option<Place>,
 ) -> Result<Advanced, BatchError> {
-    let tx = db.begin().await.map_err(database("begin to advance"))?;
-    let claimed = match selection {
-        Selection::Oldest(limit) => store::claim_ready(&tx, limit).await,
-        Selection::These(ids) => store::claim_these(&tx, &ids).await,
+    commit_unless_silent(context.presence, "advance sagas", async {
+        let tx = db.begin().await.map_err(database("begin to advance"))?;
+        let claimed = match selection {
+            Selection::Oldest(limit) => store::claim_ready(&tx, limit).await,
+            Selection::These(ids) => store::claim_these(&tx, &ids).await,
+        }
+        .map_err(database("claim ready sagas"))?;
+        if claimed.is_empty() {
+            return Ok(None);
+        }
+        let rows = store::load_sagas(&tx, &claimed).await.map_err(database("load sagas"))?;
+        let mut batch = Batch::new(context, &tx, rows, halt_before);
+        batch.run().await?;
+        let written = batch.write().await?;
+        Ok(Some((tx, written)))
+    })
+    .await
+}
+
+/// Does what comes before a commit and commits it, if there is anything; gives up when the database is silent. The commit
+/// is apart from the rest, since only of a commit nobody knows whether it happened.
+async fn commit_unless_silent(
+    presence: &Presence,
+    doing: &'static str,
+    work: impl Future<Output = Result<Option<(DatabaseTransaction, Written)>, BatchError>>,
+) -> Result<Advanced, BatchError> {
+    let silent = || Err(BatchError::Database { doing, source: no_answer() });
+    match presence.unless_silent(work).await.unwrap_or_else(silent)? {
+        Some((tx, written)) => written.commit(tx, presence).await,
+        None => Ok(Advanced::default()),
     }
-    .map_err(database("claim ready sagas"))?;
-    if claimed.is_empty() {
-        return Ok(Advanced::default());
-    }
-    let rows = store::load_sagas(&tx, &claimed).await.map_err(database("load sagas"))?;
-    let mut batch = Batch::new(context, &tx, rows, halt_before);
-    batch.run().await?;
-    batch.write().await?.commit(tx).await
 }
 
 /// Ends one saga's attempt at the place it is at, because its step cannot run: the saga goes to backoff alone.
@@ -72,19 +91,23 @@ pub(super) async fn park(
     saga_id: Uuid,
     reason: &str,
 ) -> Result<Advanced, BatchError> {
-    let tx = db.begin().await.map_err(database("begin to park a saga"))?;
-    let rows = claim_alone(&tx, saga_id).await?;
-    let mut batch = Batch::new(context, &tx, rows, None);
-    for mut saga in std::mem::take(&mut batch.runnable) {
-        begin_attempt(&mut saga);
-        let ended = Ended::Postponed { delay: None, reason: reason.to_owned() };
-        batch.end_attempt(saga, ended, Attempt::local(batch.now, json!({ "reason": reason })));
-    }
-    // Giving up may turn the saga round; its undo runs in a transaction of its own.
-    for saga in std::mem::take(&mut batch.runnable) {
-        batch.block_ready(saga);
-    }
-    batch.write().await?.commit(tx).await
+    commit_unless_silent(context.presence, "park a saga", async {
+        let tx = db.begin().await.map_err(database("begin to park a saga"))?;
+        let rows = claim_alone(&tx, saga_id).await?;
+        let mut batch = Batch::new(context, &tx, rows, None);
+        for mut saga in std::mem::take(&mut batch.runnable) {
+            begin_attempt(&mut saga);
+            let ended = Ended::Postponed { delay: None, reason: reason.to_owned() };
+            batch.end_attempt(saga, ended, Attempt::local(batch.now, json!({ "reason": reason })));
+        }
+        // Giving up may turn the saga round; its undo runs in a transaction of its own.
+        for saga in std::mem::take(&mut batch.runnable) {
+            batch.block_ready(saga);
+        }
+        let written = batch.write().await?;
+        Ok(Some((tx, written)))
+    })
+    .await
 }
 
 /// Takes one saga, if it is ready.
@@ -100,13 +123,17 @@ pub(super) async fn postpone(
     saga_id: Uuid,
     delay: Duration,
 ) -> Result<Advanced, BatchError> {
-    let tx = db.begin().await.map_err(database("begin to postpone a saga"))?;
-    let rows = claim_alone(&tx, saga_id).await?;
-    let mut batch = Batch::new(context, &tx, rows, None);
-    for saga in std::mem::take(&mut batch.runnable) {
-        batch.block_until(saga, delay);
-    }
-    batch.write().await?.commit(tx).await
+    commit_unless_silent(context.presence, "postpone a saga", async {
+        let tx = db.begin().await.map_err(database("begin to postpone a saga"))?;
+        let rows = claim_alone(&tx, saga_id).await?;
+        let mut batch = Batch::new(context, &tx, rows, None);
+        for saga in std::mem::take(&mut batch.runnable) {
+            batch.block_until(saga, delay);
+        }
+        let written = batch.write().await?;
+        Ok(Some((tx, written)))
+    })
+    .await
 }
 
 /// Records results, matched to their open calls by epoch, and carries the sagas on. A result that matches none is kept
@@ -117,10 +144,27 @@ pub(super) async fn settle(
     results: &[CallResult],
     onward: Onward,
 ) -> Result<Advanced, BatchError> {
-    let tx = db.begin().await.map_err(database("begin to settle"))?;
+    let mut stale_results = 0;
+    let settled = commit_unless_silent(context.presence, "settle results", async {
+        let tx = db.begin().await.map_err(database("begin to settle"))?;
+        let (ended, stale) = take_ended(&tx, results).await?;
+        stale_results = stale.len();
+        let written = settle_taken(&tx, context, ended, stale, onward).await?;
+        Ok(Some((tx, written)))
+    });
+    let mut advanced = settled.await?;
+    advanced.stale = stale_results;
+    Ok(advanced)
+}
+
+/// Takes the open calls that results match by epoch, and makes evidence of those that match none.
+async fn take_ended(
+    tx: &DatabaseTransaction,
+    results: &[CallResult],
+) -> Result<(Vec<(CallRow, Outcome)>, Vec<LogEntry>), BatchError> {
     let (saga_ids, epochs) =
         results.iter().map(|result| (result.dispatch.saga_id, result.dispatch.epoch)).unzip();
-    let taken = store::take_calls(&tx, saga_ids, epochs).await.map_err(database("take open calls"))?;
+    let taken = store::take_calls(tx, saga_ids, epochs).await.map_err(database("take open calls"))?;
     let epoch_of = |saga_id: Uuid, epoch: i32| (saga_id, if Guard::EpochMatch.is_off() { 0 } else { epoch });
     let outcomes: HashMap<(Uuid, i32), &Outcome> = results
         .iter()
@@ -133,14 +177,12 @@ pub(super) async fn settle(
         })
         .collect();
     let matched: HashSet<(Uuid, i32)> = ended.iter().map(|(row, _)| (row.saga_id, row.epoch)).collect();
-    let stale: Vec<LogEntry> = results
+    let stale = results
         .iter()
         .filter(|result| !matched.contains(&(result.dispatch.saga_id, result.dispatch.epoch)))
         .map(evidence)
         .collect();
-    let mut advanced = settle_taken(&tx, context, ended, stale.clone(), onward).await?.commit(tx).await?;
-    advanced.stale = stale.len();
-    Ok(advanced)
+    Ok((ended, stale))
 }
 
 /// Ends calls whose lease is over or whose worker is dead. Nobody knows how they ended.
@@ -150,18 +192,23 @@ pub(super) async fn expire(
     worker_lease: Duration,
     limit: u64,
 ) -> Result<Advanced, BatchError> {
-    let tx = db.begin().await.map_err(database("begin to expire calls"))?;
-    let taken = store::take_abandoned_calls(&tx, context.definitions, worker_lease, limit)
-        .await
-        .map_err(database("take abandoned calls"))?;
-    if taken.is_empty() {
-        return Ok(Advanced::default());
-    }
-    warn!(calls = taken.len(), "taking over calls of which nobody knows the outcome");
-    let lost = Outcome::Unknown("the worker that made the call did not record a result in time".to_owned());
-    let ended = taken.into_iter().map(|row| (row, lost.clone())).collect();
-    // The calls of many sagas expire together, and none of them must wait for another one's next step.
-    settle_taken(&tx, context, ended, Vec::new(), Onward::Later).await?.commit(tx).await
+    commit_unless_silent(context.presence, "expire calls", async {
+        let tx = db.begin().await.map_err(database("begin to expire calls"))?;
+        let taken = store::take_abandoned_calls(&tx, context.definitions, worker_lease, limit)
+            .await
+            .map_err(database("take abandoned calls"))?;
+        if taken.is_empty() {
+            return Ok(None);
+        }
+        warn!(calls = taken.len(), "taking over calls of which nobody knows the outcome");
+        let lost =
+            Outcome::Unknown("the worker that made the call did not record a result in time".to_owned());
+        let ended = taken.into_iter().map(|row| (row, lost.clone())).collect();
+        // The calls of many sagas expire together, and none of them must wait for another one's next step.
+        let written = settle_taken(&tx, context, ended, Vec::new(), Onward::Later).await?;
+        Ok(Some((tx, written)))
+    })
+    .await
 }
 
 /// What a person decided about a saga whose lease the caller holds.
@@ -189,8 +236,14 @@ pub(super) async fn apply_decision(
     let rows = store::load_sagas(tx, &[saga_id]).await.map_err(database("load a saga"))?;
     // No call is made here: a decision leaves the saga ready, and a runner makes its next one.
     let breakers = Breakers::default();
-    let context =
-        Context { definitions, breakers: &breakers, worker_id: Uuid::nil(), one_step_per_commit: true };
+    let (presence, worker_id) = (Presence::default(), Uuid::nil());
+    let context = Context {
+        definitions,
+        breakers: &breakers,
+        presence: &presence,
+        worker_id,
+        one_step_per_commit: true,
+    };
     let mut batch = Batch::new(context, tx, rows, None);
     let Some(mut saga) = batch.runnable.pop() else {
         let missing = DbErr::RecordNotFound(format!("saga {saga_id}"));

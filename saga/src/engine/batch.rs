@@ -20,6 +20,7 @@ use super::dispatch::Dispatch;
 use super::guard::Guard;
 use super::history::{Attempt, LogEntry, LogKind};
 use super::plan::{self, Cursor, Ended, Next, Wait};
+use super::presence::{Presence, no_answer};
 use super::retry::with_full_jitter;
 use super::status::{Direction, SagaStatus};
 use super::step::{Call, ExternalStep, Failure, LocalStep, Outcome, Saga, Settled, StepError, Verdict};
@@ -31,6 +32,7 @@ use super::store::{self, CallRow, NewCall, SagaRow, SagaUpdate, Timer, Writes};
 pub(super) struct Context<'a> {
     pub(super) definitions: &'a Definitions,
     pub(super) breakers: &'a Breakers,
+    pub(super) presence: &'a Presence,
     pub(super) worker_id: Uuid,
     /// Commits after each step instead of after each blocking, as an engine without batches would.
     pub(super) one_step_per_commit: bool,
@@ -464,8 +466,12 @@ pub(super) struct Written {
 }
 
 impl Written {
-    /// Commits it.
-    pub(super) async fn commit(self, tx: DatabaseTransaction) -> Result<Advanced, BatchError> {
+    /// Commits it. A commit that is given up is one whose answer was lost.
+    pub(super) async fn commit(
+        self,
+        tx: DatabaseTransaction,
+        presence: &Presence,
+    ) -> Result<Advanced, BatchError> {
         let Self { advanced, places } = self;
         if Guard::IntentBeforeSend.is_off() {
             for Dispatch { step, call, .. } in &advanced.dispatches {
@@ -474,7 +480,8 @@ impl Written {
         }
         places.pass_before();
         fail::fail_point!("before_batch_commit");
-        if let Err(source) = tx.commit().await {
+        let committed = presence.unless_silent(tx.commit()).await.unwrap_or_else(|| Err(no_answer()));
+        if let Err(source) = committed {
             return Err(BatchError::CommitLost { advanced: Box::new(advanced), source });
         }
         places.pass_after();

@@ -27,6 +27,7 @@ mod history;
 pub mod notify;
 pub mod operate;
 pub mod plan;
+pub mod presence;
 pub mod process;
 pub mod retry;
 pub mod runner;
@@ -42,6 +43,7 @@ pub use definition::{
     Action, Definition, DefinitionError, Definitions, Resolution, StepDefinition, StepKind,
 };
 pub use notify::{Changed, Wakeups};
+pub use presence::Presence;
 pub use retry::RetryPolicy;
 pub use runner::{Runner, RunnerSettings};
 pub use status::{Direction, SagaStatus};

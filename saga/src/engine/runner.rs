@@ -4,13 +4,14 @@
 //! taken before sagas are claimed and given back after the commit that settles the result, so a slow gateway holds
 //! work back in the database and not in memory.
 
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use metrics::{counter, gauge, histogram};
-use sea_orm::DatabaseConnection;
+use sea_orm::{DatabaseConnection, DbErr};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,7 @@ use super::breaker::Breakers;
 use super::caller::{self, Answered};
 use super::definition::Definitions;
 use super::notify::Wakeups;
+use super::presence::{Presence, no_answer};
 use super::retry::with_full_jitter;
 use super::settler::settle_loop;
 use super::step::StepError;
@@ -89,6 +91,7 @@ pub struct Runner {
 /// What the tasks of a runner share.
 pub(super) struct Engine {
     pub(super) db: DatabaseConnection,
+    pub(super) presence: Arc<Presence>,
     pub(super) worker_id: Uuid,
     pub(super) definitions: Definitions,
     pub(super) wakeups: Arc<Wakeups>,
@@ -99,9 +102,21 @@ pub(super) struct Engine {
 }
 
 impl Runner {
-    /// Starts a runner, which works until `shutdown` and then drains.
+    /// Starts a runner, which works until `shutdown` and then drains. Nobody tells it that the database is silent.
     pub fn start(
         db: DatabaseConnection,
+        definitions: Definitions,
+        wakeups: Arc<Wakeups>,
+        settings: RunnerSettings,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self::start_with_presence(db, Arc::default(), definitions, wakeups, settings, shutdown)
+    }
+
+    /// Starts a runner that gives up what waits for a silent database, as [`Presence`] tells it.
+    pub fn start_with_presence(
+        db: DatabaseConnection,
+        presence: Arc<Presence>,
         definitions: Definitions,
         wakeups: Arc<Wakeups>,
         settings: RunnerSettings,
@@ -111,6 +126,7 @@ impl Runner {
         let (results, answered) = mpsc::channel(capacity);
         let engine = Arc::new(Engine {
             db,
+            presence,
             worker_id: Uuid::now_v7(),
             definitions,
             wakeups,
@@ -164,7 +180,7 @@ async fn run_loops(engine: Arc<Engine>, answered: mpsc::Receiver<Answered>, shut
             error!(%error, "a loop of the runner ended badly");
         }
     }
-    match store::remove_worker(&engine.db, engine.worker_id).await {
+    match engine.unless_silent(store::remove_worker(&engine.db, engine.worker_id)).await {
         Ok(()) => info!(worker.id = %engine.worker_id, "the runner has stopped"),
         Err(error) => warn!(%error, "could not sign off; other processes will notice by the worker lease"),
     }
@@ -219,9 +235,28 @@ impl Engine {
         Context {
             definitions: &self.definitions,
             breakers: &self.breakers,
+            presence: &self.presence,
             worker_id: self.worker_id,
             one_step_per_commit: self.settings.one_step_per_commit,
         }
+    }
+
+    /// Does what is one statement, unless the database is silent.
+    pub(super) async fn unless_silent<T>(
+        &self,
+        work: impl Future<Output = Result<T, DbErr>>,
+    ) -> Result<T, DbErr> {
+        self.presence.unless_silent(work).await.unwrap_or_else(|| Err(no_answer()))
+    }
+
+    /// Returns the epochs of the calls that this worker has open for these sagas, as they are once every transaction has
+    /// ended whose commit was lost: a server that has stood still may have yet to read it.
+    pub(super) async fn find_open_epochs(&self, saga_ids: Vec<Uuid>) -> Result<HashMap<Uuid, i32>, DbErr> {
+        self.unless_silent(async {
+            store::await_writers(&self.db, saga_ids.clone()).await?;
+            store::find_open_epochs(&self.db, saga_ids, self.worker_id).await
+        })
+        .await
     }
 
     /// Waits for capacity for half a batch, but not for long: while many sagas are ready and most capacity is in use,
@@ -300,7 +335,7 @@ impl Engine {
     pub(super) async fn as_committed(&self, mut advanced: Advanced) -> Advanced {
         let saga_ids: Vec<Uuid> = advanced.dispatches.iter().map(|dispatch| dispatch.saga_id).collect();
         for _ in 0..MAX_LOOKS {
-            match store::find_open_epochs(&self.db, saga_ids.clone(), self.worker_id).await {
+            match self.find_open_epochs(saga_ids.clone()).await {
                 Ok(open) => {
                     advanced
                         .dispatches

@@ -16,7 +16,6 @@ use super::caller::Answered;
 use super::dispatch::CallResult;
 use super::retry::with_full_jitter;
 use super::runner::{Engine, MAX_LOOKS, TROUBLE_DELAY, chain, is_conflict, is_time_out};
-use super::store;
 
 /// How long the first results of a batch wait for others, as long as other calls are open.
 const GATHER_TIME: Duration = Duration::from_millis(2);
@@ -61,7 +60,7 @@ impl Engine {
     async fn is_any_open(&self, results: &[CallResult]) -> bool {
         let saga_ids: Vec<Uuid> = results.iter().map(|result| result.dispatch.saga_id).collect();
         for _ in 0..MAX_LOOKS {
-            match store::find_open_epochs(&self.db, saga_ids.clone(), self.worker_id).await {
+            match self.find_open_epochs(saga_ids.clone()).await {
                 Ok(open) => {
                     let is_open = |result: &CallResult| {
                         open.get(&result.dispatch.saga_id) == Some(&result.dispatch.epoch)

@@ -230,6 +230,16 @@ pub async fn take_calls(
     .await
 }
 
+/// Waits until no other transaction is moving these sagas.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn await_writers(db: &impl ConnectionTrait, saga_ids: Vec<Uuid>) -> Result<(), DbErr> {
+    // Whoever moves a saga updates its row. A statement of its own, since another one would not see what it has waited for.
+    let sql = "SELECT count(*) FROM (SELECT FROM saga WHERE id = ANY($1) ORDER BY id FOR SHARE) AS moved";
+    db.query_one_raw(statement(sql, [saga_ids.into()])).await.map(drop)
+}
+
 /// Returns the epochs of the open calls that this worker has for these sagas.
 ///
 /// # Errors

@@ -25,7 +25,7 @@ const SURVEY_INTERVAL: Duration = Duration::from_secs(10);
 /// Makes sagas ready when their timers are due.
 pub(super) async fn sweep_timers(engine: Arc<Engine>, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
-        match store::fire_timers(&engine.db, SWEEP_LIMIT).await {
+        match engine.unless_silent(store::fire_timers(&engine.db, SWEEP_LIMIT)).await {
             Ok(fired) if fired > 0 => {
                 engine.wakeups.sagas_ready();
                 if fired == SWEEP_LIMIT {
@@ -103,7 +103,7 @@ pub(super) async fn keep_heartbeat(engine: Arc<Engine>, drained: CancellationTok
 
 async fn give_heartbeat(engine: &Engine) -> Result<(), sea_orm::DbErr> {
     let name = format!("pid {}", std::process::id());
-    store::record_heartbeat(&engine.db, engine.worker_id, &name).await
+    engine.unless_silent(store::record_heartbeat(&engine.db, engine.worker_id, &name)).await
 }
 
 /// Takes over calls that nobody makes any more.

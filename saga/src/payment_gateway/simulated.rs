@@ -20,7 +20,8 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 use super::{Answer, PaymentGateway, Request};
-use crate::engine::{Failure, Lookup, Outcome};
+use crate::engine::presence::no_answer;
+use crate::engine::{Failure, Lookup, Outcome, Presence};
 
 /// The most requests of one transaction, and the most that wait for one.
 const MAX_BATCH: usize = 500;
@@ -81,6 +82,7 @@ const SLOW: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub struct SimulatedGateway {
     db: DatabaseConnection,
+    presence: Arc<Presence>,
     requests: mpsc::Sender<Pending>,
     delay: Duration,
 }
@@ -102,11 +104,21 @@ enum Decision {
 }
 
 impl SimulatedGateway {
-    /// Starts a gateway with its books in `db`, which takes `delay` for each answer.
+    /// Starts a gateway with its books in `db`, which takes `delay` for each answer. Nobody tells it that the database is
+    /// silent.
     pub fn start(db: DatabaseConnection, delay: Duration) -> Arc<Self> {
+        Self::start_with_presence(db, Arc::default(), delay)
+    }
+
+    /// Starts one that gives up what waits for a silent database.
+    pub fn start_with_presence(
+        db: DatabaseConnection,
+        presence: Arc<Presence>,
+        delay: Duration,
+    ) -> Arc<Self> {
         let (requests, queue) = mpsc::channel(MAX_BATCH);
-        tokio::spawn(keep_books(db.clone(), queue));
-        Arc::new(Self { db, requests, delay })
+        tokio::spawn(keep_books(db.clone(), presence.clone(), queue));
+        Arc::new(Self { db, presence, requests, delay })
     }
 }
 
@@ -146,7 +158,8 @@ impl PaymentGateway for SimulatedGateway {
     }
 
     async fn look_up(&self, idempotency_key: &str, body: &str) -> Lookup {
-        match find_call(&self.db, idempotency_key).await {
+        let found = self.presence.unless_silent(find_call(&self.db, idempotency_key)).await;
+        match found.unwrap_or_else(|| Err(no_answer())) {
             Ok(Some(call)) if call.request != body => Lookup::Found(key_reused()),
             Ok(Some(CallRow { answer: Some(answer), .. })) => Lookup::Found(read_answer(&answer)),
             // Seen but not decided: nothing has happened, and the next request decides.
@@ -159,7 +172,7 @@ impl PaymentGateway for SimulatedGateway {
 }
 
 /// Answers requests, as many in one transaction as have come in meanwhile.
-async fn keep_books(db: DatabaseConnection, mut queue: mpsc::Receiver<Pending>) {
+async fn keep_books(db: DatabaseConnection, presence: Arc<Presence>, mut queue: mpsc::Receiver<Pending>) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
     while queue.recv_many(&mut batch, MAX_BATCH).await > 0 {
         // Two requests under one key must see each other's effect: the second waits for the next transaction.
@@ -168,7 +181,8 @@ async fn keep_books(db: DatabaseConnection, mut queue: mpsc::Receiver<Pending>) 
             let (now, later): (Vec<Pending>, Vec<Pending>) =
                 batch.drain(..).partition(|pending| keys.insert(pending.idempotency_key.clone()));
             batch = later;
-            match decide_all(&db, &now).await {
+            let decided = presence.unless_silent(decide_all(&db, &now)).await;
+            match decided.unwrap_or_else(|| Err(no_answer())) {
                 Ok(decisions) => {
                     for (pending, decision) in now.into_iter().zip(decisions) {
                         // The caller may have given up waiting.

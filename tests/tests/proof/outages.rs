@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use oms_tests::load::{Load, LoadSettings, Targets};
+use oms_tests::lossy_proxy::LossyProxy;
 use oms_tests::own_postgres::{Crash, OwnPostgres};
 use oms_tests::{OmsProcess, TestDatabase, eventually, order, within};
 use reqwest::StatusCode;
@@ -27,7 +29,7 @@ const SETTINGS: [(&str, &str); 1] = [("OMS_GATEWAY_TIMEOUT_MS", "500")];
 /// Two processes on one database, under load.
 struct Site {
     db: TestDatabase,
-    processes: [OmsProcess; 2],
+    processes: Vec<OmsProcess>,
     load: Load,
 }
 
@@ -41,7 +43,7 @@ impl Site {
         targets.set(0, Some(left.client().addr()));
         targets.set(1, Some(right.client().addr()));
         let load = Load::start(targets, LOAD);
-        let site = Self { db, processes: [left, right], load };
+        let site = Self { db, processes: vec![left, right], load };
         site.wait_for_orders(20).await;
         site
     }
@@ -85,7 +87,7 @@ impl Site {
         })
         .await;
         eventually("it is confirmed", async || {
-            let client = self.processes[1].client();
+            let client = self.processes[self.processes.len() - 1].client();
             let query = "query ($id: ID!) { getOrder(id: $id) { status } }";
             let answer = client.try_send(query, json!({ "id": id })).await.ok()?;
             let answer: serde_json::Value = answer.json().await.ok()?;
@@ -114,8 +116,7 @@ impl Site {
         for process in &mut self.processes {
             assert!(process.is_alive(), "the process stays up");
         }
-        let [left, right] = self.processes;
-        tokio::join!(left.stop(), right.stop());
+        join_all(self.processes.into_iter().map(OmsProcess::stop)).await;
         self.db.close().await;
     }
 }
@@ -145,6 +146,64 @@ async fn an_immediate_restart_of_postgres_loses_and_doubles_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_postmaster_that_is_away_for_long_loses_and_doubles_nothing() {
     crash_and_come_back(Crash::Kill, Duration::from_secs(12)).await;
+}
+
+/// How a server that stands still comes back.
+#[derive(Debug, Clone, Copy)]
+enum Return {
+    /// It goes on.
+    Thawed,
+    /// Another one takes its place.
+    Replaced,
+}
+
+async fn stand_still_and_come_back(how: Return) {
+    let postgres = OwnPostgres::start().await;
+    let site = Site::open(TestDatabase::create_in(&postgres).await).await;
+    for key in ["first", "second"] {
+        let frozen = postgres.freeze().await;
+        site.assert_told_to_come_back().await;
+        // And those who come once it is known.
+        site.assert_told_to_come_back().await;
+        match how {
+            Return::Thawed => frozen.thaw(),
+            Return::Replaced => postgres.replace(frozen).await,
+        }
+        site.assert_resumed(key).await;
+        site.wait_for_orders(20).await;
+    }
+    site.close().await;
+    postgres.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_stands_still_and_goes_on_loses_and_doubles_nothing() {
+    stand_still_and_come_back(Return::Thawed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_stands_still_and_is_replaced_loses_and_doubles_nothing() {
+    stand_still_and_come_back(Return::Replaced).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_lead_nowhere_any_more_are_given_up() {
+    let db = TestDatabase::create().await;
+    let proxy = LossyProxy::before(&db);
+    let process = OmsProcess::start_at(OMS, proxy.url(), "all", &SETTINGS).await;
+    let targets = Arc::new(Targets::default());
+    targets.set(0, Some(process.client().addr()));
+    let load = Load::start(targets, LOAD);
+    let site = Site { db, processes: vec![process], load };
+    site.wait_for_orders(20).await;
+    // As when the server's host is gone and no other has its name yet.
+    proxy.go_silent();
+    site.assert_told_to_come_back().await;
+    // What was open before stays as it is, for ever.
+    proxy.speak_to_newcomers();
+    site.assert_resumed("moved").await;
+    site.wait_for_orders(20).await;
+    site.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

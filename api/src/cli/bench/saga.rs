@@ -144,7 +144,8 @@ async fn time_runner(
         ..ServeArgs::default()
     };
     let db = database.connect(&serve.runner_pool()).await?;
-    let definition = place_order::definition(serve.gateway.start(&db), serve.gateway.saga_settings());
+    let definition =
+        place_order::definition(serve.gateway.start(&db, Default::default()), serve.gateway.saga_settings());
     let definitions = Definitions::try_new([definition]).context("a saga is not well defined")?;
     let (wakeups, stop) = (Wakeups::new(), CancellationToken::new());
     let link = wakeups.clone().link(db.get_postgres_connection_pool().clone(), stop.clone());

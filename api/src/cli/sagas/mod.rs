@@ -184,7 +184,7 @@ impl Session {
         anyhow::ensure!(pending.is_empty(), "the schema is not up to date; run `oms migrate` first");
         // Nothing here makes a call, but payments are recorded under the gateway's name, and its time-out says until when
         // a call is repeated.
-        let definitions = serve::definitions(&db, &args.gateway)?;
+        let definitions = serve::definitions(&db, database.presence(), &args.gateway)?;
         Ok(Self { database, db, definitions })
     }
 
