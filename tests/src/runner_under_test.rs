@@ -38,6 +38,9 @@ pub const FAIL_POINTS: &str = "OMS_TEST_FAIL_POINTS";
 /// The variable that gives the worker lease, in milliseconds.
 pub const WORKER_LEASE_MS: &str = "OMS_TEST_WORKER_LEASE_MS";
 
+/// The variable that leads the simulated other system to the database by another way.
+pub const GATEWAY_URL: &str = "OMS_SUBJECT_GATEWAY_URL";
+
 /// What a runner under test calls itself in `pg_stat_activity`.
 pub const APPLICATION_NAME: &str = "runner under test";
 
@@ -66,15 +69,12 @@ pub fn run_if_asked() -> Option<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
     let runner = runtime.block_on(async {
         let url = std::env::var("DATABASE_URL").expect("a database");
-        let options: PgConnectOptions = url.parse().expect("a URL");
-        let pool = PgPoolOptions::new().max_connections(8).acquire_timeout(Duration::from_secs(5));
-        let pool = pool.connect_with(options.application_name(APPLICATION_NAME)).await.expect("it answers");
+        let (db, gateway) = (connect(&url).await, connect(&std::env::var(GATEWAY_URL).unwrap_or(url)).await);
         let mut settings = quick_settings();
         if let Ok(lease) = std::env::var(WORKER_LEASE_MS) {
             settings.worker_lease = Duration::from_millis(lease.parse().expect("a number"));
         }
-        let db = SqlxPostgresConnector::from_sqlx_postgres_pool(pool);
-        start_runner(db, subject, &script, settings, CancellationToken::new())
+        start_runner(db, gateway, subject, &script, settings)
     });
     say("ready");
     for scene in std::io::stdin().lock().lines() {
@@ -91,17 +91,24 @@ pub fn run_if_asked() -> Option<ExitCode> {
     Some(ExitCode::FAILURE)
 }
 
-/// Starts a runner of one subject's saga, whose steps follow a script.
-pub fn start_runner(
+async fn connect(url: &str) -> DatabaseConnection {
+    let options: PgConnectOptions = url.parse().expect("a URL");
+    let pool = PgPoolOptions::new().max_connections(8).acquire_timeout(Duration::from_secs(5));
+    let pool = pool.connect_with(options.application_name(APPLICATION_NAME)).await.expect("it answers");
+    SqlxPostgresConnector::from_sqlx_postgres_pool(pool)
+}
+
+/// Starts a runner of one subject's saga, whose steps follow a script. The other system keeps its books in `gateway`.
+fn start_runner(
     db: DatabaseConnection,
+    gateway: DatabaseConnection,
     subject: &dyn Subject,
     script: &Arc<Script>,
     settings: RunnerSettings,
-    shutdown: CancellationToken,
 ) -> Runner {
-    let definition = disturb(subject.definition(db.clone()), script);
+    let definition = disturb(subject.definition(gateway), script);
     let definitions = Definitions::try_new([definition]).expect("the saga is well defined");
-    Runner::start(db, definitions, Wakeups::new(), settings, shutdown)
+    Runner::start(db, definitions, Wakeups::new(), settings, CancellationToken::new())
 }
 
 fn say(word: &str) {

@@ -16,7 +16,7 @@ use oms_tests::TestDatabase;
 use oms_tests::disturb::{Disturbance, Fault};
 use oms_tests::lossy_proxy::LossyProxy;
 use oms_tests::own_postgres::{Crash, OwnPostgres};
-use oms_tests::runner_under_test::{APPLICATION_NAME, RunnerUnderTest};
+use oms_tests::runner_under_test::{APPLICATION_NAME, GATEWAY_URL, RunnerUnderTest};
 use oms_tests::subject::SUBJECTS;
 use rustix::process::Signal;
 use saga::engine::definition::CONCLUSION_NAME;
@@ -336,6 +336,8 @@ impl Lane {
 
     async fn start_runner(&self) -> RunnerUnderTest {
         let url = self.proxy.as_ref().map_or_else(|| self.bench.db.url(), |proxy| proxy.url().to_owned());
-        RunnerUnderTest::start(OMS, &url, self.bench.name, &[]).await
+        // The commits of the other system's books are not the runner's: none of them is to be the one that is lost.
+        let gateway = self.bench.db.url();
+        RunnerUnderTest::start(OMS, &url, self.bench.name, &[(GATEWAY_URL, &gateway)]).await
     }
 }

@@ -207,6 +207,43 @@ async fn connections_that_lead_nowhere_any_more_are_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_commit_has_lost_its_answer_is_placed_once() {
+    let db = TestDatabase::create().await;
+    let proxy = LossyProxy::before(&db);
+    // An API alone, so that no commit passes but those that place.
+    let api = OmsProcess::start_at(OMS, proxy.url(), "api", &SETTINGS).await;
+    let input = order("lost", [("SKU-1", 1)]).into_value();
+    let query = "mutation ($input: PlaceOrderInput!) {
+        placeOrder(input: $input) { replayed order { id } userErrors { code } } }";
+    let place = async || {
+        let answer =
+            api.client().try_send(query, json!({ "input": input })).await.expect("the process answers");
+        let status = answer.status();
+        (status, answer.json::<serde_json::Value>().await.expect("JSON"))
+    };
+    proxy.lose_next_commit();
+    let (status, answer) = place().await;
+    assert!(proxy.has_lost());
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
+    assert_eq!(db.number("SELECT count(*) FROM orders").await, 1, "the commit happened");
+
+    let (status, answer) = place().await;
+    let placed = &answer["data"]["placeOrder"];
+    assert_eq!((status, &placed["replayed"]), (StatusCode::OK, &json!(true)), "{answer}");
+    assert_eq!(db.number("SELECT count(*) FROM orders").await, 1);
+    let sagas = "SELECT count(*) FROM saga JOIN orders ON orders.id = saga.subject_id";
+    assert_eq!(db.number(sagas).await, 1);
+
+    let runner = OmsProcess::start(OMS, &db, "runner", &SETTINGS).await;
+    db.wait_until_settled().await;
+    assert_eq!(db.number("SELECT count(*) FROM orders WHERE status = 'CONFIRMED'").await, 1);
+    let captures = "SELECT coalesce(sum(captures), 0)::bigint FROM simulated_gateway_payments";
+    assert_eq!(db.number(captures).await, 1);
+    tokio::join!(api.stop(), runner.stop());
+    db.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn connections_that_are_cut_at_random_lose_and_double_nothing() {
     let site = Site::open(TestDatabase::create().await).await;
     for _ in 0..40 {
