@@ -394,6 +394,8 @@ pub struct AccessArgs {
     pub dev_anonymous: bool,
 
     /// Origins whose pages may call, such as `https://shop.example`, with commas between them [default: none]
+    ///
+    /// Each as browsers send it: scheme, host, a port where it is not the scheme's, and nothing else.
     #[arg(long, env = "OMS_ALLOWED_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
     pub allowed_origins: Vec<String>,
 
@@ -670,6 +672,20 @@ impl OidcArgs {
     }
 }
 
+/// Whether this is an origin as browsers write it (RFC 6454, section 6.2): compared as text, it matches nothing otherwise.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, host)) = text.split_once("://") else { return false };
+    let is_lower = |text: &str| !text.chars().any(|c| c.is_ascii_uppercase());
+    let is_fit = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+    let is_usual_port =
+        (scheme == "https" && host.ends_with(":443")) || (scheme == "http" && host.ends_with(":80"));
+    matches!(scheme, "http" | "https")
+        && !host.is_empty()
+        && is_lower(host)
+        && host.chars().all(is_fit)
+        && !is_usual_port
+}
+
 /// Whether only programs on this machine reach the address.
 pub(crate) fn is_loopback(listen: &str) -> bool {
     let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host);
@@ -731,6 +747,15 @@ pub enum SettingsError {
         /// Where it listens.
         listen: String,
     },
+    /// No browser sends such an origin, so that no page would be let in.
+    #[error(
+        "OMS_ALLOWED_ORIGINS has {origin:?}, which no browser sends; name each origin as https://shop.example, in lower case, \
+         without a path or a slash at its end, and without a wildcard"
+    )]
+    NoOrigin {
+        /// What was set.
+        origin: String,
+    },
     /// No app without a number of its own could change anything.
     #[error(
         "OMS_POINTS_PER_SECOND ({points_per_second}) and OMS_BURST_SECONDS ({burst_seconds}) make budgets that hold {} \
@@ -775,6 +800,10 @@ impl ServeArgs {
             return Err(SettingsError::TooManyConnections { total });
         }
         self.oidc.settings()?;
+        let mut origins = self.access.allowed_origins.iter();
+        if let Some(origin) = origins.find(|origin| !origin.is_empty() && !is_origin(origin)) {
+            return Err(SettingsError::NoOrigin { origin: origin.clone() });
+        }
         let AccessArgs { points_per_second, burst_seconds, .. } = self.access;
         if (1..CHEAPEST_MUTATION).contains(&points_per_second.saturating_mul(burst_seconds)) {
             return Err(SettingsError::BudgetTooSmall { points_per_second, burst_seconds });
@@ -887,6 +916,30 @@ mod tests {
             args.access.points_per_second = points_per_second;
             args.access.burst_seconds = burst_seconds;
             assert_eq!(args.check().is_ok(), fits, "{points_per_second} {burst_seconds}");
+        }
+    }
+
+    #[test]
+    fn an_origin_that_no_browser_sends_is_refused() {
+        let mut args = ServeArgs::default();
+        for (origin, fits) in [
+            ("https://shop.example", true),
+            ("http://localhost:3000", true),
+            ("http://[::1]:3000", true),
+            ("", true),
+            ("*", false),
+            ("null", false),
+            ("shop.example", false),
+            ("https://", false),
+            ("https://shop.example/", false),
+            ("https://shop.example/cart", false),
+            ("https://*.shop.example", false),
+            ("https://Shop.example", false),
+            ("https://shop.example:443", false),
+            (" https://shop.example", false),
+        ] {
+            args.access.allowed_origins = vec![origin.to_owned()];
+            assert_eq!(args.check().is_ok(), fits, "{origin:?}");
         }
     }
 
