@@ -491,7 +491,7 @@ pub struct LimitArgs {
           value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
     pub max_resolutions: u32,
 
-    /// Milliseconds that a query may take; a mutation may take as long again, because placeOrder may be told to wait
+    /// Milliseconds that a query may take; a mutation may take 10 seconds more, because placeOrder may be told to wait so long
     #[arg(long, env = "OMS_QUERY_TIMEOUT_MS", value_name = "MS", default_value_t = Self::default().query_timeout_ms,
           value_parser = clap::value_parser!(u64).range(100..=60_000))]
     pub query_timeout_ms: u64,

@@ -23,6 +23,7 @@ use super::error::UNAVAILABLE;
 use super::limits::prices::Price;
 use super::limits::{Prices, prices};
 use super::loaders::Loaders;
+use super::order::mutation::MAX_WAIT;
 use super::registered::{self, DOCUMENT_NOT_ALLOWED, DOCUMENT_NOT_FOUND, Unsettled};
 use super::{DocumentChecker, Schema, builder, sdl};
 use crate::access::budget::{Budgets, Deposit, Exhausted, Throttle};
@@ -158,8 +159,8 @@ impl Executor {
             return refusal(NEEDS_STREAM, message.to_owned(), |_| ());
         }
         let time = Duration::from_millis(self.parts.limits.query_timeout_ms);
-        // placeOrder may be told to wait for its order, for as long as a query may take.
-        let time = if operation == OperationType::Query { time } else { time * 2 };
+        // placeOrder may be told to wait for its order, beyond what placing and reading it take.
+        let time = if operation == OperationType::Query { time } else { time + MAX_WAIT };
         let (personal, id) = (PersonalData::default(), request_id(&request));
         let request = request.data(caller.clone()).data(personal.clone());
         let executed = tokio::time::timeout(time, self.schema.execute(request));

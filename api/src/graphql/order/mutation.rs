@@ -19,6 +19,9 @@ use crate::graphql::money::MoneyInput;
 /// give up.
 const MAX_WAIT_MS: i32 = 10_000;
 
+/// The same.
+pub(in crate::graphql) const MAX_WAIT: Duration = Duration::from_millis(MAX_WAIT_MS as u64);
+
 /// Places orders.
 #[derive(Debug, Default)]
 pub(crate) struct OrderMutation;
