@@ -35,6 +35,8 @@ pub struct AppSettings {
     pub burst_seconds: u32,
     /// Points that flow back in a second into the budget that an app's shoppers share; 0 for no limit.
     pub shopper_points_per_second: u32,
+    /// Points that flow back in a second into the budget of an app without a number of its own; 0 for no limit.
+    pub points_per_second: u32,
 }
 
 impl Default for AppSettings {
@@ -47,6 +49,7 @@ impl Default for AppSettings {
             connections: ConnectionArgs::default(),
             burst_seconds: AccessArgs::default().burst_seconds,
             shopper_points_per_second: AccessArgs::default().shopper_points_per_second,
+            points_per_second: AccessArgs::default().points_per_second,
         }
     }
 }

@@ -415,7 +415,8 @@ pub struct AccessArgs {
     /// no limit
     ///
     /// What they ask comes out of it and out of a budget of the order's own, which is as large as OMS_POINTS_PER_SECOND
-    /// says. The app's own is another one.
+    /// says. The app's own is another one. Where an app has a number of its own, this one is multiplied by that number over
+    /// OMS_POINTS_PER_SECOND.
     #[arg(long, env = "OMS_SHOPPER_POINTS_PER_SECOND", value_name = "POINTS",
           default_value_t = Self::default().shopper_points_per_second,
           value_parser = clap::value_parser!(u32).range(0..=10_000_000))]

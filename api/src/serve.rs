@@ -322,6 +322,7 @@ async fn start_api(
         connections: args.connections.clone(),
         burst_seconds: args.access.burst_seconds,
         shopper_points_per_second: args.access.shopper_points_per_second,
+        points_per_second: args.access.points_per_second,
     };
     let definitions = definitions(&db, reader.presence().clone(), &args.gateway)?;
     let provider = args.oidc.settings()?.map(TokenVerifier::start).transpose()?;

@@ -4,7 +4,8 @@
 //! seconds' worth, so that a page of a shop can be put together at once. Buckets that nobody uses are full, and forgotten.
 //!
 //! Each order has a bucket of its own for those who follow it, and what they take comes out of another one as well, which
-//! all shoppers of an app share. Neither is the app's own.
+//! all shoppers of an app share. Neither is the app's own, but the latter is as much larger or smaller than usual as the app's
+//! own is: an app gets no more by handing its work to tokens.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub(crate) struct Budgets {
     burst_seconds: NonZeroU32,
     /// Points that flow back in a second into what the shoppers of an app share; none for no limit.
     shopper_points_per_second: Option<NonZeroU32>,
+    /// Points that flow back in a second into the bucket of an app without a number of its own; none for no limit.
+    points_per_second: Option<NonZeroU32>,
 }
 
 /// What is left after a request.
@@ -66,14 +69,16 @@ pub(crate) enum Exhausted {
 }
 
 impl Budgets {
-    /// Makes buckets that hold so many seconds' worth, at least one; 0 points for shoppers are no limit.
-    pub(crate) fn new(burst_seconds: u32, shopper_points_per_second: u32) -> Self {
+    /// Makes buckets that hold so many seconds' worth, at least one. The points are those of an app without a number of its
+    /// own: what its shoppers share, and its own; 0 is no limit.
+    pub(crate) fn new(burst_seconds: u32, shopper_points_per_second: u32, points_per_second: u32) -> Self {
         let burst_seconds = NonZeroU32::new(burst_seconds).unwrap_or(NonZeroU32::MIN);
         // It is full after that time without a request; then it may be forgotten.
         let forget_after = Duration::from_secs(2 * u64::from(burst_seconds.get()));
         let buckets = Cache::builder().max_capacity(MAX_BUCKETS).time_to_idle(forget_after).build();
         let shopper_points_per_second = NonZeroU32::new(shopper_points_per_second);
-        Self { buckets, burst_seconds, shopper_points_per_second }
+        let points_per_second = NonZeroU32::new(points_per_second);
+        Self { buckets, burst_seconds, shopper_points_per_second, points_per_second }
     }
 
     /// Takes a point for a request that nobody has looked at.
@@ -124,10 +129,20 @@ impl Budgets {
     pub(crate) fn take(&self, caller: &Caller, points: u32) -> Result<Option<Throttle>, Exhausted> {
         let own_rate = caller.points_per_second().and_then(NonZeroU32::new);
         let throttle = own_rate.map(|rate| self.take_of(caller.holder(), rate, points)).transpose()?;
-        if let (Some(shoppers), Some(rate)) = (caller.holder_together(), self.shopper_points_per_second) {
+        if let (Some(shoppers), Some(rate)) = (caller.holder_together(), self.rate_of_shoppers(caller)) {
             self.take_of(shoppers, rate, points)?;
         }
         Ok(throttle)
+    }
+
+    /// Points that flow back in a second into what the shoppers of the caller's app share: in proportion to the app's own
+    /// number, where it has one.
+    fn rate_of_shoppers(&self, caller: &Caller) -> Option<NonZeroU32> {
+        let usual = self.shopper_points_per_second?;
+        let own = caller.points_of_app().filter(|own| *own > 0);
+        let (Some(own), Some(of_app)) = (own, self.points_per_second) else { return Some(usual) };
+        let rate = (u64::from(usual.get()) * u64::from(own)).div_ceil(u64::from(of_app.get()));
+        NonZeroU32::new(u32::try_from(rate).unwrap_or(u32::MAX))
     }
 
     fn take_of(&self, holder: Holder, rate: NonZeroU32, points: u32) -> Result<Throttle, Exhausted> {
@@ -166,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_bucket_holds_ten_seconds_worth_and_each_app_has_its_own() {
-        let (budgets, one, other) = (Budgets::new(10, 0), caller(Some(5)), caller(Some(5)));
+        let (budgets, one, other) = (Budgets::new(10, 0, 0), caller(Some(5)), caller(Some(5)));
         assert_eq!(budgets.take(&one, 51), Err(Exhausted::ForEver { holds: 50 }));
         assert_eq!(budgets.take(&one, 45), Ok(Some(Throttle { available: 5, restore_rate: 5 })));
         let Err(Exhausted::For(wait)) = budgets.take(&one, 50) else { panic!("there are five left") };
@@ -176,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_deposit_counts_toward_the_price() {
-        let (budgets, one) = (Budgets::new(10, 0), caller(Some(5)));
+        let (budgets, one) = (Budgets::new(10, 0, 0), caller(Some(5)));
         let left = |available| Ok(Some(Throttle { available, restore_rate: 5 }));
         let deposit = budgets.deposit(&one).expect("fifty points");
         assert_eq!(budgets.take_rest(&one, 51, deposit), Err(Exhausted::ForEver { holds: 50 }));
@@ -193,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_shopper_takes_nothing_out_of_the_app_that_has_placed_its_order() {
-        let (budgets, shop) = (Budgets::new(10, 0), app());
+        let (budgets, shop) = (Budgets::new(10, 0, 0), app());
         let app = Caller::app(&shop, Scopes::default(), &[], Some(5), None);
         let shopper = |order_id| Caller::shopper(&shop, order_id, Some(5));
         let order_id = Uuid::now_v7();
@@ -205,7 +220,7 @@ mod tests {
 
     #[test]
     fn the_shoppers_of_an_app_take_out_of_one_bucket_together() {
-        let (budgets, shop, other_shop) = (Budgets::new(10, 8), app(), app());
+        let (budgets, shop, other_shop) = (Budgets::new(10, 8, 0), app(), app());
         let of = |shop, points| Caller::shopper(shop, Uuid::now_v7(), points);
         assert!(budgets.take(&of(&shop, Some(5)), 50).is_ok());
         let one = of(&shop, Some(5));
@@ -218,8 +233,21 @@ mod tests {
     }
 
     #[test]
+    fn what_shoppers_share_is_in_proportion_to_the_number_of_their_app() {
+        let budgets = Budgets::new(10, 1_000, 100);
+        for (own, holds) in
+            [(Some(1), 100), (Some(100), 10_000), (Some(200), 20_000), (Some(0), 10_000), (None, 10_000)]
+        {
+            let shop = store::App { points_per_second: own, ..app() };
+            let shopper = || Caller::shopper(&shop, Uuid::now_v7(), None);
+            assert_eq!(budgets.take(&shopper(), holds + 1), Err(Exhausted::ForEver { holds }), "{own:?}");
+            assert_eq!(budgets.take(&shopper(), holds), Ok(None), "{own:?}");
+        }
+    }
+
+    #[test]
     fn a_caller_without_a_limit_has_no_bucket() {
-        let budgets = Budgets::new(10, 0);
+        let budgets = Budgets::new(10, 0, 0);
         assert_eq!(budgets.take(&caller(None), u32::MAX), Ok(None));
         let deposit = budgets.deposit(&caller(None)).expect("no limit");
         assert_eq!(budgets.take_rest(&caller(None), u32::MAX, deposit), Ok(None));

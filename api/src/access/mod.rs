@@ -43,6 +43,8 @@ struct Facts {
     scopes: Scopes,
     visibility: Visibility,
     points_per_second: Option<u32>,
+    /// The app's own number, where it has one; 0 for no limit.
+    points_of_app: Option<u32>,
     only_registered_documents: bool,
     kind: Kind,
 }
@@ -95,6 +97,7 @@ impl Caller {
             scopes,
             visibility,
             points_per_second,
+            points_of_app: app.points_per_second.and_then(|points| u32::try_from(points).ok()),
             only_registered_documents: app.only_registered_documents,
             kind: Kind::App { key_id },
         }))
@@ -109,6 +112,7 @@ impl Caller {
             scopes: Scopes::default(),
             visibility: Visibility::Order(order_id),
             points_per_second,
+            points_of_app: app.points_per_second.and_then(|points| u32::try_from(points).ok()),
             only_registered_documents: app.only_registered_documents,
             kind: Kind::Shopper { order_id },
         }))
@@ -122,6 +126,7 @@ impl Caller {
             scopes: Scopes::all(),
             visibility: Visibility::All,
             points_per_second: None,
+            points_of_app: None,
             only_registered_documents: false,
             kind: Kind::Anonymous,
         }))
@@ -155,6 +160,11 @@ impl Caller {
     /// Points that flow back into its budget in a second; none for a caller without a limit.
     pub fn points_per_second(&self) -> Option<u32> {
         self.0.points_per_second
+    }
+
+    /// The number that the app has of its own, whose shopper it may be; 0 for no limit.
+    pub(crate) fn points_of_app(&self) -> Option<u32> {
+        self.0.points_of_app
     }
 
     /// Names what it came in with, for people who look into what was done.

@@ -90,8 +90,12 @@ impl Executor {
         let limits = services.settings.limits.clone();
         let loaders = Loaders::start(&services.db, &services.reader, &services.definitions);
         let documents = Documents::new(limits.clone());
-        let budgets =
-            Budgets::new(services.settings.burst_seconds, services.settings.shopper_points_per_second);
+        let settings = &services.settings;
+        let budgets = Budgets::new(
+            settings.burst_seconds,
+            settings.shopper_points_per_second,
+            settings.points_per_second,
+        );
         let prices = Prices::of_schema(&sdl());
         let (db, presence) = (services.db.clone(), services.reader.presence().clone());
         let (registered, checker) = (services.door.documents().clone(), DocumentChecker::new(limits.clone()));
