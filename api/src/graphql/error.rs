@@ -365,13 +365,20 @@ fn code_of(error: &DbErr) -> &'static str {
     }
 }
 
+/// The error and what has caused it, for one line of the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 fn report(ctx: &Context<'_>, do_what: &str, code: &'static str, cause: &dyn std::error::Error) -> Error {
     let request_id = ctx.data_opt::<RequestId>().map_or("none", |id| id.0.as_str());
+    let error = chain(cause);
     let message = if code == INTERNAL {
-        tracing::error!(request.id = request_id, %cause, "cannot {do_what}");
+        tracing::error!(request.id = request_id, error, "cannot {do_what}");
         "internal error"
     } else {
-        tracing::warn!(request.id = request_id, code, %cause, "cannot {do_what}");
+        tracing::warn!(request.id = request_id, code, error, "cannot {do_what}");
         "the service is busy or its database cannot be reached; try again later"
     };
     Error::new(message).extend_with(|_, extensions| {
