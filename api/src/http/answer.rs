@@ -1,6 +1,8 @@
 //! What goes back over HTTP: the body of a response, its status, and refusals of requests that never came to execution.
 //!
-//! The statuses are those of the GraphQL-over-HTTP specification.
+//! The statuses are those of the GraphQL-over-HTTP specification. Its appendix on `application/json` has 200 for whatever is
+//! wrong with a well-formed request, and leaves it to a server to turn requests away: that is what limits and budgets do, with
+//! the same status in either media type.
 
 use std::collections::BTreeMap;
 
@@ -62,7 +64,7 @@ fn status_of(
     if has(RATE_LIMITED) {
         return StatusCode::TOO_MANY_REQUESTS;
     }
-    if has(QUERY_TOO_COSTLY) {
+    if has(QUERY_TOO_COSTLY) || has(QUERY_TOO_COMPLEX) {
         return StatusCode::BAD_REQUEST;
     }
     if format != Format::GraphqlResponse || response.is_ok() {
@@ -75,7 +77,7 @@ fn status_of(
             _ => StatusCode::OK,
         };
     }
-    if has(PARSE_FAILED) || has(QUERY_TOO_COMPLEX) {
+    if has(PARSE_FAILED) {
         StatusCode::BAD_REQUEST
     } else if has(FORBIDDEN) || has(DOCUMENT_NOT_ALLOWED) {
         StatusCode::FORBIDDEN
@@ -105,7 +107,7 @@ fn code_of(error: &ServerError) -> Option<&str> {
 }
 
 /// Whether the request was refused before any field was executed: then no error has a path.
-fn is_request_error(response: &async_graphql::Response) -> bool {
+pub(super) fn is_request_error(response: &async_graphql::Response) -> bool {
     response.data == Value::Null
         && response.errors.iter().all(|error| error.path.is_empty())
         && response.is_err()
@@ -227,7 +229,7 @@ mod tests {
         let data = || value!({ "a": 1, "b": null });
         for (code, path, graphql, json) in [
             ("GRAPHQL_PARSE_FAILED", &[][..], 400, 200),
-            ("QUERY_TOO_COMPLEX", &[], 400, 200),
+            ("QUERY_TOO_COMPLEX", &[], 400, 400),
             ("QUERY_TOO_COSTLY", &[], 400, 400),
             ("GRAPHQL_VALIDATION_FAILED", &[], 422, 200),
             ("RATE_LIMITED", &[], 429, 429),

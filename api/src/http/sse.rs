@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::answer::has_no_data;
+use super::answer::{has_no_data, is_request_error};
 use super::connections::ShutOut;
 use crate::access::Caller;
 use crate::access::door::{Credential, Denied, LOOK_AGAIN_AFTER};
@@ -51,7 +51,7 @@ pub(super) fn respond(
                 Some(sequence) => event.id(sequence.to_string()),
                 None => event,
             };
-            if has_no_data(&response) {
+            if is_request_error(&response) {
                 // A request that was refused has no data, not even null.
                 return event
                     .json_data(Refusal { errors: &response.errors, extensions: &response.extensions })

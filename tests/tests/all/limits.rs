@@ -407,6 +407,20 @@ async fn each_error_has_a_code() {
 }
 
 #[tokio::test]
+async fn what_was_executed_has_data_in_an_event_stream_even_if_it_is_null() {
+    let shop = Shop::open().await;
+    for (query, has_data) in [("{ products(first: 0) { nodes { sku } } }", true), ("{ nonsense }", false)] {
+        let request = shop.post().header(ACCEPT, "text/event-stream").json(&json!({ "query": query }));
+        let text = within("an answer", request.send()).await.expect("an answer").text().await.expect("text");
+        let data = text.lines().find_map(|line| line.strip_prefix("data:")).expect("an event");
+        let answer: Value = serde_json::from_str(data.trim()).expect("JSON");
+        assert_eq!(answer.get("data"), has_data.then_some(&Value::Null), "{query}: {answer}");
+        assert!(answer["errors"].is_array(), "{query}: {answer}");
+    }
+    shop.close().await;
+}
+
+#[tokio::test]
 async fn a_query_is_known_by_its_hash() {
     let shop = Shop::open().await;
     let hash = "ecf4edb46db40b5132295c0291d62fb65d6759a9eedfa4d5d612dd5ec54a6b38";
