@@ -378,9 +378,12 @@ async fn a_query_that_takes_too_long_is_told_so() {
 
 #[tokio::test]
 async fn an_order_is_waited_for_longer_than_a_query_may_take() {
-    let shop = Shop::open_with(|args| args.limits.query_timeout_ms = 1_000).await;
-    // Its card never answers.
-    let input = order("slow", [("SKU-1", 1)]).card("tok_down").with("waitMs", json!(3_000)).into_value();
+    let shop = Shop::open_with(|args| {
+        args.limits.query_timeout_ms = 1_000;
+        args.gateway.delay_ms = 4_000;
+    })
+    .await;
+    let input = order("slow", [("SKU-1", 1)]).with("waitMs", json!(3_000)).into_value();
     let place = "mutation ($input: PlaceOrderInput!) { placeOrder(input: $input) { order { status } } }";
     let begun = Instant::now();
     let placed = shop.execute(place, json!({ "input": input })).await;
