@@ -158,7 +158,7 @@ async fn without_derived_keys_a_lost_answer_is_noticed() {
 async fn without_an_intent_before_each_call_a_crash_is_noticed() {
     assert_right(&a_process_dies_before_the_commit_of_an_intent(ALL_ON).await);
     let wrong = a_process_dies_before_the_commit_of_an_intent("guard_intent_before_send").await;
-    assert_noticed(&wrong, "holds no open authorization for a failed order");
+    assert_noticed(&wrong, "holds no open authorization for an order that failed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
