@@ -24,6 +24,7 @@ mod m20261125_000010_order_lists;
 mod m20261125_000011_documents;
 mod m20261125_000012_open_calls;
 mod m20261125_000013_parked_sagas;
+mod m20261125_000014_process_visibility;
 
 /// Key of the advisory lock that lets one process at a time migrate ("oms" in ASCII, and a digit).
 const MIGRATION_LOCK: i64 = 0x6f_6d_73_01;
@@ -56,6 +57,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000011_documents::Migration),
             Box::new(m20261125_000012_open_calls::Migration),
             Box::new(m20261125_000013_parked_sagas::Migration),
+            Box::new(m20261125_000014_process_visibility::Migration),
         ]
     }
 }

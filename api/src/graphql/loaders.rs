@@ -31,8 +31,8 @@ pub(super) struct Loaders {
     pub(super) events: Batching<(Visibility, Source, EventsPage), Uuid, Vec<event::Model>>,
     /// Payments by the order's id, among those with who sees them and where they are read in common.
     pub(super) payments: Batching<(Visibility, Source), Uuid, Vec<payment::read::Payment>>,
-    /// Processes by the order's id.
-    pub(super) processes: Batching<(), Uuid, Process>,
+    /// Processes by the order's id, among those with who sees them. They move between events, and are read on the primary.
+    pub(super) processes: Batching<Visibility, Uuid, Process>,
     /// Histories by the saga's id, among those with how many of their newest entries are wanted in common.
     pub(super) histories: Batching<u64, Uuid, Vec<operate::Entry>>,
     /// Keys by the app's id.
@@ -90,19 +90,18 @@ impl Loaders {
     /// Makes the loaders, which read orders as whoever asks sees them, and the rest from the pool.
     pub(super) fn start(db: &DatabaseConnection, reader: &Reader, definitions: &Definitions) -> Self {
         let pool = || (reader.clone(), db.clone());
-        let (processes, histories, products, stock) = (pool(), pool(), pool(), pool());
+        let (histories, products, stock) = (pool(), pool(), pool());
         let (keys, documents) = (pool(), pool());
         let (orders, lines, events) = (reader.clone(), reader.clone(), reader.clone());
-        let payments = reader.clone();
+        let (payments, processes) = (reader.clone(), reader.clone());
         let definitions = Arc::new(definitions.clone());
         Self {
             orders: Batching::new(move |common, ids| find_orders(orders.clone(), common, ids)),
             lines: Batching::new(move |common, ids| find_lines(lines.clone(), common, ids)),
             events: Batching::new(move |common, ids| find_events(events.clone(), common, ids)),
             payments: Batching::new(move |common, ids| find_payments(payments.clone(), common, ids)),
-            processes: Batching::new(move |(), ids| {
-                let definitions = definitions.clone();
-                attended(&processes, move |db| find_processes(db, definitions, ids))
+            processes: Batching::new(move |visibility, ids| {
+                find_processes(processes.clone(), definitions.clone(), visibility, ids)
             }),
             histories: Batching::new(move |last, saga_ids| {
                 attended(&histories, move |db| find_histories(db, last, saga_ids))
@@ -225,11 +224,19 @@ async fn find_products(
 }
 
 async fn find_processes(
-    db: DatabaseConnection,
+    reader: Reader,
     definitions: Arc<Definitions>,
+    visibility: Visibility,
     ids: Vec<Uuid>,
 ) -> Result<HashMap<Uuid, Process>, DbErr> {
-    place_order::load_processes(&db, ids, &definitions).await
+    let (sees, ids, definitions) = (&visibility, &ids, &definitions);
+    let found = reader.read(Source::Primary, sees, |view| async move {
+        let processes = place_order::load_processes(&view, sees, ids.clone(), definitions).await?;
+        view.commit().await?;
+        Ok(processes)
+    });
+    let (processes, _) = found.await?;
+    Ok(processes)
 }
 
 async fn find_histories(

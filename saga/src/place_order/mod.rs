@@ -12,7 +12,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::app::Visibility;
 use domain::order::entity::Model as Order;
+use domain::order::read::{self, Columns};
 use sea_orm::{ConnectionTrait, DbErr};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -152,16 +154,19 @@ fn begin(order: &Order) -> Result<NewSaga, DbErr> {
     Ok(NewSaga { id: order.id, subject_id: order.id, state })
 }
 
-/// Reads where these orders' sagas are.
+/// Reads where the sagas of those of these orders are that somebody sees. The others are missing.
 ///
 /// # Errors
 /// Any error of the database.
 pub async fn load_processes(
-    db: &impl ConnectionTrait,
+    view: &impl ConnectionTrait,
+    visibility: &Visibility,
     order_ids: Vec<Uuid>,
     definitions: &Definitions,
 ) -> Result<std::collections::HashMap<Uuid, Process>, DbErr> {
-    process::load(db, order_ids, definitions).await
+    // The engine knows no orders, and whoever sees one sees its saga.
+    let seen = read::find_orders(view, visibility, Columns::default(), order_ids).await?;
+    process::load(view, seen.into_iter().map(|order| order.id).collect(), definitions).await
 }
 
 /// Returns the orders that sagas work on, in the order of the sagas.

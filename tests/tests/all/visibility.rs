@@ -21,6 +21,7 @@ use oms::reader::Reader;
 use oms_tests::own_postgres::OwnPostgres;
 use oms_tests::{Shop, TestDatabase, eventually, order};
 use saga::engine::{Definitions, Wakeups};
+use saga::place_order::load_processes;
 use sea_orm::{ConnectionTrait, DatabaseConnection, SqlxPostgresConnector};
 use serde_json::{Value, json};
 use sqlx::postgres::PgPoolOptions;
@@ -28,7 +29,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// Tables that row-level security guards.
-const GUARDED: [&str; 5] = ["orders", "order_lines", "order_events", "payments", "reservations"];
+const GUARDED: [&str; 8] =
+    ["orders", "order_lines", "order_events", "payments", "reservations", "saga", "saga_call", "saga_log"];
 
 /// Opens connections as a server does that reads on its callers' behalf.
 async fn connect_reader(db: &TestDatabase) -> DatabaseConnection {
@@ -93,6 +95,14 @@ async fn count(db: &impl ConnectionTrait, table: &str) -> i64 {
 async fn the_reading_role_sees_no_row_until_it_is_told_who_looks() {
     let shop = Shop::open().await;
     let (_, id) = place(&shop).await;
+    // As if the order were still calling.
+    shop.db
+        .execute(
+            "INSERT INTO saga_call (saga_id, step, direction, epoch, attempt, generation, worker_id, idempotency_key,
+                                    request, deadline, lease_expires_at)
+             SELECT id, step, direction, epoch, 1, 1, id, 'key', '', now(), now() + interval '1 hour' FROM saga",
+        )
+        .await;
     let pool = connect_reader(&shop.db).await;
     let reader = Reader::new(pool.clone());
     let other = Visibility::of_app(Uuid::now_v7());
@@ -112,6 +122,7 @@ async fn the_reading_role_sees_no_row_until_it_is_told_who_looks() {
         }
     }
     pool.close().await.expect("the pool closes");
+    shop.db.execute("DELETE FROM saga_call").await;
     shop.close().await;
 }
 
@@ -119,9 +130,12 @@ async fn the_reading_role_sees_no_row_until_it_is_told_who_looks() {
 async fn the_reading_role_changes_nothing_and_does_not_see_the_card() {
     let shop = Shop::open().await;
     let pool = connect_reader(&shop.db).await;
-    let tx = Reader::new(pool.clone()).begin(&Visibility::All).await.expect("a transaction");
-    assert!(tx.execute_unprepared("SELECT payment_token FROM orders").await.is_err());
-    drop(tx);
+    for column in
+        ["payment_token FROM orders", "state FROM saga", "request FROM saga_call", "request FROM saga_log"]
+    {
+        let tx = Reader::new(pool.clone()).begin(&Visibility::All).await.expect("a transaction");
+        assert!(tx.execute_unprepared(&format!("SELECT {column}")).await.is_err(), "{column}");
+    }
     for statement in
         ["UPDATE orders SET email = NULL", "SET default_transaction_read_only = off; DELETE FROM orders"]
     {
@@ -144,12 +158,14 @@ async fn a_query_finds_nothing_of_an_order_that_is_not_visible() {
         Filter { external_reference: Some("seen".to_owned()), ..Filter::default() },
         Filter { sku: Some("SKU-1".to_owned()), ..Filter::default() },
     ];
+    let definitions = Definitions::try_new([]).expect("no saga breaks no rule");
     let found = async |visibility: &Visibility| {
         let orders = read::find_orders(&db, visibility, Columns::all(), vec![id]).await.expect("orders");
         let order = read::find_order(&db, visibility, id).await.expect("an order");
         let lines = read::find_lines(&db, visibility, vec![id]).await.expect("lines");
         let events = read::find_events(&db, visibility, vec![id], 0, 100).await.expect("events");
         let payments = find_payments(&db, visibility, vec![id]).await.expect("payments");
+        let processes = load_processes(&db, visibility, vec![id], &definitions).await.expect("processes");
         let place = Place { created_at: DateTime::UNIX_EPOCH, id: Uuid::nil() };
         let stretch = Stretch { above: Some(place), below: None, newest_first: true, limit: 100 };
         let mut listed = Vec::new();
@@ -165,17 +181,18 @@ async fn a_query_finds_nothing_of_an_order_that_is_not_visible() {
         let changes = find_changes(&db, visibility, Cursor::START, i64::MAX as u64, 100).await;
         let changes = changes.expect("changes");
         assert_eq!(listed.iter().map(|n| *n as u64).collect::<Vec<_>>(), counted, "{visibility:?}");
-        let of_order = [orders.len(), order.iter().len(), lines.len(), events.len(), payments.len()];
+        let of_order =
+            [orders.len(), order.iter().len(), lines.len(), events.len(), payments.len(), processes.len()];
         (of_order, listed, named, changes.len())
     };
     let foreign =
         [Visibility::of_app(Uuid::now_v7()), Visibility::Apps([].into()), Visibility::Order(Uuid::now_v7())];
     for visibility in foreign {
-        assert_eq!(found(&visibility).await, ([0; 5], vec![0; 3], 0, 0), "{visibility:?}");
+        assert_eq!(found(&visibility).await, ([0; 6], vec![0; 3], 0, 0), "{visibility:?}");
     }
     let granted = Visibility::Apps([Uuid::now_v7(), local_app().uuid()].into());
     for visibility in [Visibility::All, granted, Visibility::Order(id)] {
-        assert_eq!(found(&visibility).await, ([1, 1, 1, 6, 1], vec![1; 3], 3, 6), "{visibility:?}");
+        assert_eq!(found(&visibility).await, ([1, 1, 1, 6, 1, 1], vec![1; 3], 3, 6), "{visibility:?}");
     }
     db.close().await.expect("the pool closes");
     shop.close().await;

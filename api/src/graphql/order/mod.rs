@@ -271,7 +271,8 @@ impl Order {
 
     /// How far it has been carried out, step by step.
     async fn process(&self, ctx: &Context<'_>) -> Result<OrderProcess> {
-        let process = ctx.data_unchecked::<Loaders>().processes.load((), self.row.id).await;
+        let visibility = caller(ctx)?.visibility().clone();
+        let process = ctx.data_unchecked::<Loaders>().processes.load(visibility, self.row.id).await;
         process
             .and_then(|process| process.ok_or_else(|| missing("the order's saga")))
             .map(OrderProcess::from)
