@@ -36,7 +36,7 @@ pub struct StepProgress {
     pub started_at: Option<DateTime<Utc>>,
     /// When it was done, or last failed, or was undone.
     pub finished_at: Option<DateTime<Utc>>,
-    /// What the last attempt that did not succeed said.
+    /// What callers are told of the last attempt that did not succeed.
     pub message: Option<String>,
 }
 
@@ -217,15 +217,19 @@ fn step_status(saga: &SagaRow, is_current: bool, running: bool, attempts: &[&Att
 /// What callers are told of an attempt whose step could not run: the cause names our tables, and is for operators.
 const POSTPONED: &str = "it could not be done yet; it is tried again";
 
+/// What callers are told of an attempt that ended unknown: the reason is the text of a panic or of a client, which may name
+/// addresses, and is for operators.
+const UNKNOWN: &str = "it is not known how the last attempt ended";
+
 fn message(attempt: &AttemptRow) -> Option<String> {
-    if attempt.outcome == "RETRY" {
-        return Some(POSTPONED.to_owned());
+    match attempt.outcome.as_str() {
+        "RETRY" => return Some(POSTPONED.to_owned()),
+        "UNKNOWN" => return Some(UNKNOWN.to_owned()),
+        _ => {}
     }
     let detail = attempt.detail.as_ref()?;
-    // What an operator has to say is between operators; what was found out is for everybody.
-    let is_note = detail.get("by").is_some();
-    // A refusal that an operator found out has its message one level further in.
+    // A refusal that an operator found out has its message one level further in. What else an operator has to say is
+    // between operators; what was found out is for everybody.
     let said = detail.get("failure").unwrap_or(detail);
-    let text = said.get("message").or_else(|| said.get("reason").filter(|_| !is_note))?;
-    text.as_str().map(str::to_owned)
+    said.get("message")?.as_str().map(str::to_owned)
 }

@@ -119,3 +119,18 @@ async fn callers_are_not_told_what_the_database_says_and_operators_are() {
     shop.db.execute("ALTER TABLE reservations DROP CONSTRAINT of_no_concern").await;
     shop.close().await;
 }
+
+#[tokio::test]
+async fn callers_are_told_of_an_unknown_outcome_and_operators_why_it_is() {
+    let shop = Shop::open().await;
+    let placed = shop.place(order("flaky", [("SKU-1", 1)]).card("tok_flaky").settled()).await;
+    let authorized = step(&placed.order, "authorize_payment");
+    assert_eq!(authorized["status"], "SUCCEEDED", "{authorized}");
+    assert_eq!(authorized["message"], "it is not known how the last attempt ended");
+    assert!(!placed.order.to_string().contains("server error"), "{}", placed.order);
+    let query = "query ($id: ID!) { saga(orderId: $id) { history { outcome text } } }";
+    let history = shop.execute(query, json!({ "id": placed.id() })).await["saga"]["history"].take();
+    let told = json!({ "outcome": "UNKNOWN", "text": "the gateway answered with a server error" });
+    assert!(history.as_array().is_some_and(|history| history.contains(&told)), "{history}");
+    shop.close().await;
+}
