@@ -91,27 +91,19 @@ impl<'a> Batch<'a> {
             writes: Writes::default(),
             advanced: Advanced::default(),
         };
-        for row in rows {
-            batch.admit(row);
-        }
+        let unknown: Vec<SagaRow> = rows.into_iter().filter_map(|row| batch.admit(row)).collect();
+        batch.put_off_unknown(&unknown);
         batch
     }
 
-    fn admit(&mut self, row: SagaRow) {
+    /// Takes a saga in, or gives it back if its definition is not known here.
+    fn admit(&mut self, row: SagaRow) -> Option<SagaRow> {
         if row.status.has_ended() {
             debug!(saga.id = %row.id, "a saga that has ended was ready; leaving it as it is");
-            return;
+            return None;
         }
         let Some(definition) = self.context.definitions.find(&row.definition, row.version) else {
-            // Left for a process that knows it, as during a rolling deploy.
-            warn!(saga.id = %row.id, saga.definition = row.definition, saga.version = row.version,
-                "this process does not know the saga's definition");
-            self.writes.timers.push(Timer {
-                saga_id: row.id,
-                delay: UNKNOWN_DEFINITION_DELAY,
-                parked_for: None,
-            });
-            return;
+            return Some(row);
         };
         let cursor = Cursor {
             step: row.step,
@@ -132,6 +124,20 @@ impl<'a> Batch<'a> {
             stuck: row.stuck_since.is_some(),
             state: row.state,
         });
+        None
+    }
+
+    /// Leaves sagas to a process that knows their definition, as during a rolling deploy.
+    fn put_off_unknown(&mut self, rows: &[SagaRow]) {
+        let Some(first) = rows.first() else { return };
+        warn!(sagas = rows.len(), saga.id = %first.id, saga.definition = first.definition, saga.version = first.version,
+            "this process does not know the definition of sagas; leaving them to one that does");
+        self.writes.timers.extend(rows.iter().map(|row| {
+            // They are not written to meanwhile, so that their age tells for how long they have waited.
+            let waited = (row.now - row.updated_at).to_std().unwrap_or_default();
+            let delay = waited.clamp(MIN_UNKNOWN_DELAY, MAX_UNKNOWN_DELAY);
+            Timer { saga_id: row.id, delay, parked_for: None }
+        }));
     }
 
     /// Carries every saga on, step by step and set by set, until it blocks.
@@ -490,8 +496,12 @@ impl Written {
     }
 }
 
-/// How long a saga of a definition unknown here waits before another process may try.
-const UNKNOWN_DEFINITION_DELAY: Duration = Duration::from_secs(1);
+/// How long a saga of a definition unknown here waits at first before another process may try: a process that knows it
+/// is there in a rolling deploy. From then on it waits for as long as it has waited already.
+const MIN_UNKNOWN_DELAY: Duration = Duration::from_secs(1);
+
+/// How long it waits at most: this is how much later it goes on once a process has come that knows it.
+const MAX_UNKNOWN_DELAY: Duration = Duration::from_secs(60);
 
 /// Derives the key of a call: never random, so that it is the same after a crash and on an older replica.
 fn idempotency_key(saga: &Saga) -> String {

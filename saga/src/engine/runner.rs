@@ -171,6 +171,8 @@ async fn run_loops(engine: Arc<Engine>, answered: mpsc::Receiver<Answered>, shut
     loops.spawn(keep_up(move || sweeper::release_parked(parked.clone(), stop.clone())));
     let (survey, stop) = (engine.clone(), shutdown.clone());
     loops.spawn(keep_up(move || sweeper::keep_survey(survey.clone(), stop.clone())));
+    let (unknown, stop) = (engine.clone(), shutdown.clone());
+    loops.spawn(keep_up(move || sweeper::tell_unknown(unknown.clone(), stop.clone())));
     loops.spawn(keep_up(move || sweeper::sweep_abandoned(abandoned.clone(), stop_too.clone())));
     loops.spawn(keep_up(move || sweeper::keep_heartbeat(heartbeat.clone(), until.clone())));
     settle_loop(&engine, answered, &shutdown).await;

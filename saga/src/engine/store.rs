@@ -135,6 +135,8 @@ pub struct SagaRow {
     pub step_since: DateTime<Utc>,
     /// Since when a person should look.
     pub stuck_since: Option<DateTime<Utc>>,
+    /// When it last moved.
+    pub updated_at: DateTime<Utc>,
     /// The database's clock.
     pub now: DateTime<Utc>,
 }
@@ -146,7 +148,7 @@ pub struct SagaRow {
 pub async fn load_sagas(tx: &impl ConnectionTrait, saga_ids: &[Uuid]) -> Result<Vec<SagaRow>, DbErr> {
     SagaRow::find_by_statement(statement(
         "SELECT id, subject_id, definition, version, status, step, direction, attempt, generation, in_doubt, epoch,
-                state, failure, step_since, stuck_since, now() AS now
+                state, failure, step_since, stuck_since, updated_at, now() AS now
          FROM saga WHERE id = ANY($1) ORDER BY id",
         [saga_ids.to_vec().into()],
     ))

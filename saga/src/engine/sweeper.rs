@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use metrics::gauge;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::batch_error::BatchError;
 use super::breaker::RELEASE_INTERVAL;
 use super::runner::{Engine, chain};
-use super::{advance, store};
+use super::{advance, operate, store};
 
 /// The most timers that fire, and the most calls that are taken over, in one transaction.
 const SWEEP_LIMIT: u64 = 500;
@@ -75,6 +75,29 @@ pub(super) async fn keep_survey(engine: Arc<Engine>, shutdown: CancellationToken
                 gauge!("oms_oldest_ready_seconds").set(survey.oldest_ready_seconds);
             }
             Err(error) => warn!(%error, "could not count what there is to do; trying again"),
+        }
+        shutdown.run_until_cancelled(tokio::time::sleep(SURVEY_INTERVAL)).await;
+    }
+}
+
+/// Tells once of open sagas whose definition is not known here: if no other process knows it either, nobody carries them on.
+pub(super) async fn tell_unknown(engine: Arc<Engine>, shutdown: CancellationToken) {
+    while !shutdown.is_cancelled() {
+        let counting = engine.unless_silent(operate::count_unknown(&engine.db, &engine.definitions)).await;
+        match counting {
+            Ok(unknown) => {
+                for operate::Unknown { definition, version, sagas } in unknown {
+                    error!(
+                        saga.definition = definition,
+                        saga.version = version,
+                        sagas,
+                        "this process does not know the definition of open sagas: keep a version of the program running \
+                         that does until they are over"
+                    );
+                }
+                return;
+            }
+            Err(error) => warn!(%error, "could not look for sagas of unknown definitions; trying again"),
         }
         shutdown.run_until_cancelled(tokio::time::sleep(SURVEY_INTERVAL)).await;
     }

@@ -1,15 +1,18 @@
 //! A running saga goes on with the version of its definition that it began with.
 
+use std::process::Stdio;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use oms_tests::runner_under_test::{RunnerUnderTest, quick_settings};
-use oms_tests::{TestDatabase, eventually, within};
+use oms_tests::{TestDatabase, eventually, oms_command, within};
+use saga::engine::operate::{Unknown, count_unknown};
 use saga::engine::{
     Action, Definition, Definitions, LocalStep, Runner, Saga, StepError, StepKind, StepTransaction, Verdict,
     Wakeups,
 };
 use sea_orm::DatabaseConnection;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -122,6 +125,72 @@ async fn a_process_that_does_not_know_a_version_leaves_its_sagas_and_their_calls
             format!("SELECT count(*) FROM saga_log WHERE saga_id = '{abandoned}' AND outcome = 'UNKNOWN'");
         assert_eq!(bench.db.number(&unknown).await, 1, "the attempt is not forgotten");
         db.close().await.expect("the pool closes");
+        bench.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sagas_of_a_version_that_nobody_knows_are_told_of_and_looked_at_ever_more_seldom() {
+    for mut bench in Bench::for_every_saga().await {
+        let mut newer = bench.definition();
+        newer.version += 1;
+        for waited in ["0 seconds", "20 seconds", "1 hour"] {
+            let id = bench.begin(End::Succeeded, &[]).await;
+            let update = format!(
+                "UPDATE saga SET version = version + 1, updated_at = now() - interval '{waited}' WHERE id = '{id}'"
+            );
+            bench.db.execute(&update).await;
+        }
+        let db = bench.db.connection();
+        let known = Definitions::try_new([bench.definition()]).expect("it is well defined");
+        let unknown = count_unknown(&db, &known).await.expect("they can be counted");
+        assert_eq!(
+            unknown,
+            [Unknown { definition: newer.name.to_owned(), version: newer.version, sagas: 3 }]
+        );
+
+        let mut stranger = oms_command(OMS, &bench.db, &["serve", "--role", "runner"]);
+        stranger.env("OMS_LOG", "error").stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut stranger = stranger.spawn().expect("oms-under-test starts");
+        let mut log = BufReader::new(stranger.stderr.take().expect("it was asked for as a pipe")).lines();
+        let told = within("it is told of", async {
+            loop {
+                let line = log.next_line().await.expect("text").expect("it is told of before the end");
+                if line.contains("does not know the definition of open sagas") {
+                    return line;
+                }
+            }
+        })
+        .await;
+        assert!(told.contains(newer.name) && told.contains("sagas=3"), "{told}");
+        let listed = oms_command(OMS, &bench.db, &["sagas", "list"]).output().await.expect("it runs");
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        let line = format!("does not know {} version {}", newer.name, newer.version);
+        assert!(listed.contains(&line), "{listed}");
+
+        // The longest waiting first.
+        let delays = "SELECT extract(epoch FROM due_at - now())::bigint::text FROM saga_timer
+                      JOIN saga ON saga.id = saga_id ORDER BY updated_at";
+        let delays = eventually("those that have waited are put off", async || {
+            let delays = bench.db.texts(delays).await;
+            (delays.len() == 3).then_some(delays)
+        })
+        .await;
+        let delays: Vec<i64> = delays.iter().map(|delay| delay.parse().expect("a number")).collect();
+        assert!((45..=60).contains(&delays[0]), "a minute at most: {delays:?}");
+        assert!((10..45).contains(&delays[1]), "as long as it has waited: {delays:?}");
+        assert!(delays[2] < 10, "soon again: {delays:?}");
+        stranger.kill().await.expect("it is killed");
+
+        let runner_db = bench.db.connect_runner().await;
+        let (runner, stop) = start(&runner_db, vec![newer.clone()]);
+        bench.db.fire_timers().await;
+        bench.settled().await;
+        stop.cancel();
+        within("the runner has stopped", runner.stopped()).await;
+        let known = Definitions::try_new([bench.definition()]).expect("it is well defined");
+        assert_eq!(count_unknown(&db, &known).await.expect("they can be counted"), [], "none is open");
+        runner_db.close().await.expect("the pool closes");
         bench.close().await;
     }
 }

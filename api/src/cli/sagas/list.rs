@@ -3,7 +3,7 @@
 use clap::Args;
 use domain::id::OrderId;
 use saga::engine::SagaStatus;
-use saga::engine::operate::{self, Listed, MAX_LISTED, Parked, WaitsFor, in_words};
+use saga::engine::operate::{self, Listed, MAX_LISTED, Parked, Unknown, WaitsFor, in_words};
 use sea_orm::ActiveEnum;
 use serde_json::{Value as Json, json};
 
@@ -46,6 +46,13 @@ pub(super) async fn run(session: &Session, args: &ListArgs) -> anyhow::Result<()
     // Whatever was asked for: it is what to look at first.
     for Parked { system, sagas } in operate::count_parked(&session.db).await? {
         print_line(format_args!("{system} gives no answers; calls to it are held back: {sagas}"))?;
+    }
+    for Unknown { definition, version, sagas } in
+        operate::count_unknown(&session.db, &session.definitions).await?
+    {
+        print_line(format_args!(
+            "this program does not know {definition} version {version}; only one that does carries them on: {sagas}"
+        ))?;
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::{Listed, WaitsFor};
 use crate::engine::definition::{CONCLUSION, CONCLUSION_NAME, Definitions};
 use crate::engine::status::{Direction, SagaStatus};
+use crate::engine::store::MOST_COUNTED;
 
 /// The most sagas that one list returns.
 pub const MAX_LISTED: u64 = 1_000;
@@ -140,6 +141,44 @@ pub async fn count_parked(db: &impl ConnectionTrait) -> Result<Vec<Parked>, DbEr
     let query = "SELECT parked_for AS system, count(*) AS sagas FROM saga_timer WHERE parked_for IS NOT NULL
                  GROUP BY parked_for ORDER BY parked_for";
     Parked::find_by_statement(Statement::from_string(DbBackend::Postgres, query)).all(db).await
+}
+
+/// How many open sagas have a definition that a program does not know.
+#[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
+pub struct Unknown {
+    /// The definition's name.
+    pub definition: String,
+    /// Its version.
+    pub version: i32,
+    /// How many sagas are pinned to it.
+    pub sagas: i64,
+}
+
+/// Counts the open sagas whose definition is none of these, by name and version. Looks at [`MOST_COUNTED`] open sagas at
+/// most, those first that no runner could take at once.
+///
+/// # Errors
+/// Any error of the database.
+pub async fn count_unknown(
+    db: &impl ConnectionTrait,
+    definitions: &Definitions,
+) -> Result<Vec<Unknown>, DbErr> {
+    let names = definitions.iter().map(|definition| definition.name.to_owned()).collect::<Vec<_>>();
+    let versions = definitions.iter().map(|definition| definition.version).collect::<Vec<_>>();
+    // A look at saga_pkey for each saga that is open, as in a list.
+    let query = "
+        SELECT saga.definition, saga.version, count(*) AS sagas
+        FROM (SELECT saga_id FROM saga_call UNION ALL
+              SELECT id FROM saga WHERE stuck_since IS NOT NULL AND status = 'HELD' UNION ALL
+              SELECT saga_id FROM saga_timer UNION ALL
+              SELECT saga_id FROM saga_ready LIMIT $3) AS open
+        CROSS JOIN LATERAL (SELECT definition, version FROM saga WHERE saga.id = open.saga_id OFFSET 0) AS saga
+        WHERE (saga.definition, saga.version) NOT IN (SELECT * FROM unnest($1::text[], $2::integer[]))
+        GROUP BY saga.definition, saga.version ORDER BY saga.definition, saga.version";
+    let values = [names.into(), versions.into(), MOST_COUNTED.into()];
+    Unknown::find_by_statement(Statement::from_sql_and_values(DbBackend::Postgres, query, values))
+        .all(db)
+        .await
 }
 
 /// Reads one saga, whether it is over or not.

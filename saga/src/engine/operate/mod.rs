@@ -22,7 +22,9 @@ mod list;
 pub use act::{ActError, Taken, check, possible_acts, take};
 pub use explain::{explain, in_words};
 pub use history::{Entry, EntryKind, EntryOutcome, history};
-pub use list::{Filter, MAX_LISTED, Parked, count, count_parked, find, list, step_names};
+pub use list::{
+    Filter, MAX_LISTED, Parked, Unknown, count, count_parked, count_unknown, find, list, step_names,
+};
 
 /// A saga as a person sees it.
 #[derive(Debug, Clone)]
