@@ -30,6 +30,7 @@ use uuid::Uuid;
 
 use crate::database_error::{Trouble, classify};
 use crate::reader::Reader;
+use crate::telemetry::chain;
 
 /// How long a change may go unseen when its notification was lost. Each wait is drawn from three quarters to five
 /// quarters of it, so that processes started together do not poll together.
@@ -209,7 +210,7 @@ impl Shared {
         loop {
             tokio::time::sleep(POLL_INTERVAL.mul_f64(rand::random_range(0.75..1.25))).await;
             if let Err(error) = self.poll().await {
-                warn!(%error, "cannot look for changes of watched orders; trying again");
+                warn!(error = chain(&error), "cannot look for changes of watched orders; trying again");
             }
         }
     }

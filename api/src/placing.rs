@@ -25,6 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{debug, error, warn};
 
 use crate::database_error::{Trouble, classify};
+use crate::telemetry::chain;
 
 /// Callers that may wait. At a few thousand orders a second this is under a second of work; more would only wait for
 /// answers that their clients no longer want.
@@ -235,7 +236,11 @@ impl Placer {
                     batch.answer(results.into_iter().map(Ok));
                 }
                 Err(error) if batch.orders.len() > 1 && classify(&error) != Trouble::Unavailable => {
-                    warn!(orders = batch.orders.len(), %error, "cannot place a batch; placing its halves");
+                    warn!(
+                        orders = batch.orders.len(),
+                        error = chain(&error),
+                        "cannot place a batch; placing its halves"
+                    );
                     let later = batch.split_off_half();
                     todo.extend([later, batch]);
                 }
@@ -260,7 +265,12 @@ impl Placer {
             // Whatever was given up, the commit included, may have happened: as where its answer was lost.
             match placing.unwrap_or_else(|| Err(no_answer())) {
                 Err(error) if classify(&error) == Trouble::Conflict && tries < MAX_TRIES => {
-                    debug!(orders = orders.len(), tries, %error, "placing lost a conflict; repeating it");
+                    debug!(
+                        orders = orders.len(),
+                        tries,
+                        error = chain(&error),
+                        "placing lost a conflict; repeating it"
+                    );
                     tokio::time::sleep(CONFLICT_PAUSE * tries).await;
                     tries += 1;
                 }

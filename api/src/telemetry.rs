@@ -39,6 +39,12 @@ pub fn start_log(args: &LogArgs, default_filter: &str) -> anyhow::Result<()> {
     started.map_err(|error| anyhow::anyhow!(error)).context("cannot start the log")
 }
 
+/// Returns an error and what has caused it, for the field `error` of one line of the log.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// Returns the process's metrics, which `/metrics` renders; the first call starts to record them.
 ///
 /// Recorded are durations in seconds (names that end in `_seconds`), batch sizes (`_batch_size`), counters and gauges.

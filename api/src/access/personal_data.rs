@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{Caller, Kind, caller};
 use crate::graphql::error::{RequestId, UNAVAILABLE};
+use crate::telemetry::chain;
 
 /// Name of the extension that says what was masked.
 const EXTENSION: &str = "personalData";
@@ -73,7 +74,11 @@ impl PersonalData {
         match record(db, caller, request_id, shown).await {
             Ok(()) => response,
             Err(error) => {
-                tracing::warn!(request.id = request_id, %error, "cannot record who reads personal data");
+                tracing::warn!(
+                    request.id = request_id,
+                    error = chain(&error),
+                    "cannot record who reads personal data"
+                );
                 Response::from_errors(vec![unavailable(request_id)])
             }
         }

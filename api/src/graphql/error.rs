@@ -16,6 +16,7 @@ use super::long::Long;
 use super::money::{CurrencyCode, Money};
 use crate::database_error::{Trouble, classify};
 use crate::placing::PlacingError;
+use crate::telemetry::chain;
 
 /// The request's id, as the log and the client know it.
 #[derive(Debug, Clone)]
@@ -363,12 +364,6 @@ fn code_of(error: &DbErr) -> &'static str {
         Trouble::Unavailable | Trouble::Conflict => UNAVAILABLE,
         Trouble::Other => INTERNAL,
     }
-}
-
-/// The error and what has caused it, for one line of the log.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn report(ctx: &Context<'_>, do_what: &str, code: &'static str, cause: &dyn std::error::Error) -> Error {

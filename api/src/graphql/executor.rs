@@ -32,6 +32,7 @@ use crate::access::personal_data::{PersonalData, request_id};
 use crate::access::{Caller, FORBIDDEN};
 use crate::app::Services;
 use crate::config::LimitArgs;
+use crate::telemetry::chain;
 
 /// `extensions.code` of a request for which the app has not enough points left: later it has.
 pub const RATE_LIMITED: &str = "RATE_LIMITED";
@@ -381,7 +382,11 @@ fn unsettled_answer(request: &Request, unsettled: Unsettled) -> Response {
         }
         Unsettled::Exhausted(exhausted) => out_of_points(exhausted),
         Unsettled::Unavailable(error) => {
-            warn!(request.id = request_id(request), %error, "cannot look up a registered document");
+            warn!(
+                request.id = request_id(request),
+                error = chain(&error),
+                "cannot look up a registered document"
+            );
             let message = "the service is busy or its database cannot be reached; try again later";
             refusal(UNAVAILABLE, message.to_owned(), |_| ())
         }

@@ -38,6 +38,7 @@ use tracing::{debug, warn};
 use super::impatient::Impatient;
 use crate::access::address::Address;
 use crate::config::ConnectionArgs;
+use crate::telemetry::chain;
 
 /// How long a connection may be silent between two requests. Longer than the minute after which common proxies let go of
 /// theirs: a connection that we close first may be closed under a request that is on its way.
@@ -171,7 +172,7 @@ pub(crate) async fn serve(
                 // The client has left before it was its turn.
                 Err(error) if is_of_the_client(&error) => {}
                 Err(error) => {
-                    warn!(%error, "cannot accept a connection");
+                    warn!(error = chain(&error), "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -235,7 +236,7 @@ async fn serve_one<S>(
         }
     };
     if let Err(error) = ended {
-        debug!(%error, "a connection has ended badly");
+        debug!(error = chain(&error), "a connection has ended badly");
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::app::App;
 use crate::run_to_end::run_to_end;
+use crate::telemetry::chain;
 
 /// A probe that takes longer is answered "not ready", before the usual prober gives up by itself.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -73,7 +74,7 @@ async fn probe(db: DatabaseConnection) -> Probed {
         Ok(Ok(pending)) if pending.is_empty() => Ok(()),
         Ok(Ok(_)) => Err("the database schema is older than this program; run `oms migrate`"),
         Ok(Err(error)) => {
-            tracing::warn!(%error, "not ready: the database cannot be reached");
+            tracing::warn!(error = chain(&error), "not ready: the database cannot be reached");
             Err("the database cannot be reached")
         }
         Err(_) => Err("the database does not answer in time"),

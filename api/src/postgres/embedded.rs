@@ -27,6 +27,7 @@ use super::embedded_error::MAX_SOCKET_PATH_BYTES;
 use super::folder::{Folder, Lock};
 use super::postmaster::POLL_INTERVAL;
 use super::{launch, postmaster};
+use crate::telemetry::chain;
 
 /// Port in the name of the socket file, `.s.PGSQL.5432`; nothing listens on the network.
 pub const PORT: u16 = 5432;
@@ -254,7 +255,10 @@ impl EmbeddedServer {
 impl Drop for EmbeddedServer {
     fn drop(&mut self) {
         if let Err(error) = self.leave() {
-            warn!(%error, "could not stop the embedded Postgres; the next start will adopt it");
+            warn!(
+                error = chain(&error),
+                "could not stop the embedded Postgres; the next start will adopt it"
+            );
         }
     }
 }

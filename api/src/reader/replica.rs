@@ -21,6 +21,7 @@ use super::{Pool, Source, View};
 use crate::database_error::{Trouble, classify, is_canceled, is_locked_out};
 use crate::postgres::PoolSettings;
 use crate::postgres::replica::{ReplicaError, ReplicaServer};
+use crate::telemetry::chain;
 
 /// A look that takes longer raises a doubt: a server that is gone from the network says nothing.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -210,7 +211,7 @@ impl Replica {
         let mut last = self.last_warning.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_none_or(|last| last.elapsed() >= WARNING_INTERVAL) {
             *last = Some(Instant::now());
-            warn!(reason, %cause, "the replica cannot answer; reading from the primary");
+            warn!(reason, error = chain(cause), "the replica cannot answer; reading from the primary");
         }
     }
 }
@@ -220,8 +221,7 @@ fn connect(server: &ReplicaServer, settings: &PoolSettings) -> Pool {
 }
 
 fn tell_away(cause: &ReplicaError) {
-    let error: &dyn std::error::Error = cause;
-    warn!(error, "the replica is away or behind; reading from the primary until it is back");
+    warn!(error = chain(cause), "the replica is away or behind; reading from the primary until it is back");
 }
 
 fn count_up(standing: &Standing) {

@@ -22,6 +22,7 @@ use super::history::{Attempt, LogEntry, LogKind};
 use super::plan::{self, Cursor, Ended, Next, Wait};
 use super::presence::{Presence, no_answer};
 use super::retry::with_full_jitter;
+use super::runner::chain;
 use super::status::{Direction, SagaStatus};
 use super::step::{Call, ExternalStep, Failure, LocalStep, Outcome, Saga, Settled, StepError, Verdict};
 use super::step_transaction::StepTransaction;
@@ -516,7 +517,10 @@ fn idempotency_key(saga: &Saga) -> String {
 /// Reads why a saga compensates. What cannot be read stays in its row, and keeps no saga from being undone.
 fn read_failure(saga_id: Uuid, failure: Value) -> Option<Failure> {
     let read = serde_json::from_value(failure);
-    read.inspect_err(|error| error!(saga.id = %saga_id, %error, "cannot read why the saga compensates")).ok()
+    read.inspect_err(
+        |error| error!(saga.id = %saga_id, error = %chain(&error), "cannot read why the saga compensates"),
+    )
+    .ok()
 }
 
 /// Freezes a request; a panic is the saga's own.

@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
+use super::runner::chain;
+
 /// The Postgres channel all processes share.
 const CHANNEL: &str = "oms_wakeups";
 
@@ -130,7 +132,7 @@ impl Wakeups {
         let payload = encode(self.process, std::mem::take(&mut *self.outbound()));
         let sent = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(payload).execute(pool).await;
         if let Err(error) = sent {
-            debug!(%error, "could not notify other processes; they will look by themselves");
+            debug!(error = %chain(&error), "could not notify other processes; they will look by themselves");
         }
     }
 
@@ -145,7 +147,7 @@ impl Wakeups {
     async fn receive_loop(&self, pool: &PgPool) {
         loop {
             if let Err(error) = self.receive(pool).await {
-                warn!(%error, "lost the connection that listens for wake-ups; opening another");
+                warn!(error = %chain(&error), "lost the connection that listens for wake-ups; opening another");
             }
             tokio::time::sleep(RECONNECT_DELAY).await;
         }

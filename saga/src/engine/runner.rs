@@ -150,7 +150,7 @@ impl Runner {
     pub async fn stopped(mut self) {
         while let Some(joined) = self.tasks.join_next().await {
             if let Err(error) = joined {
-                error!(%error, "a task of the runner ended badly");
+                error!(error = %chain(&error), "a task of the runner ended badly");
             }
         }
     }
@@ -179,12 +179,14 @@ async fn run_loops(engine: Arc<Engine>, answered: mpsc::Receiver<Answered>, shut
     drained.cancel();
     while let Some(joined) = loops.join_next().await {
         if let Err(error) = joined {
-            error!(%error, "a loop of the runner ended badly");
+            error!(error = %chain(&error), "a loop of the runner ended badly");
         }
     }
     match engine.unless_silent(store::remove_worker(&engine.db, engine.worker_id)).await {
         Ok(()) => info!(worker.id = %engine.worker_id, "the runner has stopped"),
-        Err(error) => warn!(%error, "could not sign off; other processes will notice by the worker lease"),
+        Err(error) => {
+            warn!(error = %chain(&error), "could not sign off; other processes will notice by the worker lease")
+        }
     }
 }
 
@@ -324,7 +326,7 @@ impl Engine {
             match result {
                 Err(error) if is_conflict(&error) && conflicts < MAX_CONFLICTS => conflicts += 1,
                 Err(BatchError::CommitLost { advanced, source }) => {
-                    warn!(error = %source, "lost the answer to a commit; looking whether it happened");
+                    warn!(error = %chain(&source), "lost the answer to a commit; looking whether it happened");
                     return Ok(self.as_committed(*advanced).await);
                 }
                 other => return other,
@@ -345,7 +347,7 @@ impl Engine {
                     return advanced;
                 }
                 Err(error) => {
-                    warn!(%error, "cannot see whether a commit happened; trying again");
+                    warn!(error = %chain(&error), "cannot see whether a commit happened; trying again");
                     tokio::time::sleep(TROUBLE_DELAY).await;
                 }
             }
@@ -475,7 +477,7 @@ pub(super) fn is_time_out(error: &StepError) -> bool {
 }
 
 /// Writes an error and its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

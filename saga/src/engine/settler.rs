@@ -68,7 +68,7 @@ impl Engine {
                     return results.iter().any(is_open);
                 }
                 Err(error) => {
-                    warn!(%error, "cannot see whether a commit happened; trying again");
+                    warn!(error = %chain(&error), "cannot see whether a commit happened; trying again");
                     tokio::time::sleep(TROUBLE_DELAY).await;
                 }
             }
@@ -152,7 +152,7 @@ impl Engine {
                         "the result cannot be recorded; the call is repeated when its lease is over");
                 }
                 Err(BatchError::CommitLost { advanced, source }) => {
-                    warn!(error = %source, "lost the answer to a commit; looking whether it happened");
+                    warn!(error = %chain(&source), "lost the answer to a commit; looking whether it happened");
                     if self.is_any_open(set).await {
                         sets.push((set, onward));
                         continue;

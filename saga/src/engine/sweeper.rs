@@ -33,7 +33,7 @@ pub(super) async fn sweep_timers(engine: Arc<Engine>, shutdown: CancellationToke
                 }
             }
             Ok(_) => {}
-            Err(error) => warn!(%error, "could not look at the timers; trying again"),
+            Err(error) => warn!(error = %chain(&error), "could not look at the timers; trying again"),
         }
         shutdown.run_until_cancelled(tokio::time::sleep(engine.settings.timer_interval)).await;
     }
@@ -52,7 +52,9 @@ pub(super) async fn release_parked(engine: Arc<Engine>, shutdown: CancellationTo
             match store::release_parked(&engine.db, system, limit).await {
                 Ok(0) => {}
                 Ok(_) => engine.wakeups.sagas_ready(),
-                Err(error) => warn!(%error, system, "could not release parked sagas; trying again"),
+                Err(error) => {
+                    warn!(error = %chain(&error), system, "could not release parked sagas; trying again")
+                }
             }
         }
         shutdown.run_until_cancelled(tokio::time::sleep(RELEASE_INTERVAL)).await;
@@ -74,7 +76,7 @@ pub(super) async fn keep_survey(engine: Arc<Engine>, shutdown: CancellationToken
                 sagas("calling", survey.calling);
                 gauge!("oms_oldest_ready_seconds").set(survey.oldest_ready_seconds);
             }
-            Err(error) => warn!(%error, "could not count what there is to do; trying again"),
+            Err(error) => warn!(error = %chain(&error), "could not count what there is to do; trying again"),
         }
         shutdown.run_until_cancelled(tokio::time::sleep(SURVEY_INTERVAL)).await;
     }
@@ -97,7 +99,9 @@ pub(super) async fn tell_unknown(engine: Arc<Engine>, shutdown: CancellationToke
                 }
                 return;
             }
-            Err(error) => warn!(%error, "could not look for sagas of unknown definitions; trying again"),
+            Err(error) => {
+                warn!(error = %chain(&error), "could not look for sagas of unknown definitions; trying again")
+            }
         }
         shutdown.run_until_cancelled(tokio::time::sleep(SURVEY_INTERVAL)).await;
     }
@@ -108,7 +112,7 @@ pub(super) async fn sign_on(engine: &Engine, shutdown: &CancellationToken) -> bo
     while !shutdown.is_cancelled() {
         match give_heartbeat(engine).await {
             Ok(()) => return true,
-            Err(error) => warn!(%error, "could not sign on; trying again"),
+            Err(error) => warn!(error = %chain(&error), "could not sign on; trying again"),
         }
         shutdown.run_until_cancelled(tokio::time::sleep(HEARTBEAT_INTERVAL)).await;
     }
@@ -119,7 +123,7 @@ pub(super) async fn sign_on(engine: &Engine, shutdown: &CancellationToken) -> bo
 pub(super) async fn keep_heartbeat(engine: Arc<Engine>, drained: CancellationToken) {
     while drained.run_until_cancelled(tokio::time::sleep(HEARTBEAT_INTERVAL)).await.is_some() {
         if let Err(error) = give_heartbeat(&engine).await {
-            warn!(%error, "could not give a heartbeat; trying again");
+            warn!(error = %chain(&error), "could not give a heartbeat; trying again");
         }
     }
 }

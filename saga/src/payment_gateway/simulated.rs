@@ -21,6 +21,7 @@ use tracing::warn;
 
 use super::{Answer, PaymentGateway, Request};
 use crate::engine::presence::no_answer;
+use crate::engine::runner::chain;
 use crate::engine::{Failure, Lookup, Outcome, Presence};
 
 /// The most requests of one transaction, and the most that wait for one.
@@ -190,7 +191,9 @@ async fn keep_books(db: DatabaseConnection, presence: Arc<Presence>, mut queue: 
                     }
                 }
                 // Dropping the requests is the server error.
-                Err(error) => warn!(%error, "the simulated gateway could not write its books"),
+                Err(error) => {
+                    warn!(error = %chain(&error), "the simulated gateway could not write its books")
+                }
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Who may know whom.
+//! Who may know whom, and how errors are logged.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -62,6 +62,18 @@ fn only_the_graphql_layer_knows_graphql() {
     for package in ["domain", "saga", "migration"] {
         for (path, code) in code_under(&root().join(package).join("src")) {
             assert!(!code.contains("async_graphql"), "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_log_tells_errors_with_all_that_caused_them() {
+    for folder in ["api/src", "saga/src"] {
+        for (path, code) in code_under(&root().join(folder)) {
+            // The field of a log line: `error` alone would tell of the outermost cause.
+            for outermost in ["%error", "?error", "error = %source", "%cause"] {
+                assert!(!code.contains(outermost), "{} logs {outermost}", path.display());
+            }
         }
     }
 }

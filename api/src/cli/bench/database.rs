@@ -10,6 +10,7 @@ use uuid::{Builder, Uuid};
 use super::report::{Percentiles, Progress};
 use crate::config::DatabaseArgs;
 use crate::postgres::{self, Database, PoolSettings};
+use crate::telemetry::chain;
 
 /// How often to look whether orders are settled.
 const SETTLE_POLL: Duration = Duration::from_millis(200);
@@ -137,7 +138,7 @@ impl BenchDatabase {
     /// Writes all dirty pages, as far as this account may, so that each run begins with an empty checkpoint.
     pub(super) async fn checkpoint(&self) {
         if let Err(error) = self.db.execute_unprepared("CHECKPOINT").await {
-            tracing::debug!(%error, "cannot write a checkpoint; going on without");
+            tracing::debug!(error = chain(&error), "cannot write a checkpoint; going on without");
         }
     }
 }
