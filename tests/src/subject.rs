@@ -9,7 +9,7 @@ use domain::order::place::{PlaceOrder, PlaceOrderInput, RequestedLine, place};
 use saga::engine::{Definition, RetryPolicy};
 use saga::payment_gateway::simulated::SimulatedGateway;
 use saga::place_order;
-use sea_orm::{DatabaseConnection, TransactionTrait};
+use sea_orm::{DatabaseConnection, DatabaseTransaction};
 use uuid::Uuid;
 
 use crate::database::TestDatabase;
@@ -20,8 +20,8 @@ pub trait Subject: Send + Sync + 'static {
     /// Declares the saga over a simulated other system in `db`, with short times.
     fn definition(&self, db: DatabaseConnection) -> Definition;
 
-    /// Makes a subject and begins its saga, in one transaction.
-    async fn begin(&self, db: &DatabaseConnection, key: &str) -> Uuid;
+    /// Makes a subject and begins its saga, in the caller's transaction.
+    async fn begin(&self, tx: &DatabaseTransaction, key: &str) -> Uuid;
 
     /// Says what is wrong with a subject whose saga should have succeeded.
     async fn check_succeeded(&self, db: &TestDatabase, id: Uuid) -> Vec<String>;
@@ -57,7 +57,7 @@ impl Subject for PlacedOrder {
         place_order::definition(SimulatedGateway::start(db, Duration::ZERO), settings)
     }
 
-    async fn begin(&self, db: &DatabaseConnection, key: &str) -> Uuid {
+    async fn begin(&self, tx: &DatabaseTransaction, key: &str) -> Uuid {
         let line = |sku: &str, quantity| RequestedLine { sku: sku.to_owned(), quantity };
         let input = PlaceOrderInput {
             idempotency_key: key.to_owned(),
@@ -65,12 +65,10 @@ impl Subject for PlacedOrder {
             ..PlaceOrderInput::default()
         };
         let request = PlaceOrder::try_new(local_app(), input).expect("a valid input");
-        let tx = db.begin().await.expect("a transaction");
-        let mut placed = place(&tx, &[request]).await.expect("the order is placed");
+        let mut placed = place(tx, &[request]).await.expect("the order is placed");
         let placed = placed.remove(0).expect("the order is accepted");
         assert!(!placed.replayed, "the key {key} is fresh");
-        place_order::start(&tx, std::slice::from_ref(&placed.order)).await.expect("its saga begins");
-        tx.commit().await.expect("the order is placed");
+        place_order::start(tx, std::slice::from_ref(&placed.order)).await.expect("its saga begins");
         placed.order.id
     }
 

@@ -8,7 +8,7 @@ use oms_tests::runner_under_test::quick_settings;
 use oms_tests::subject::{SUBJECTS, Subject};
 use oms_tests::{TestDatabase, eventually, within};
 use saga::engine::{Definition, Definitions, Runner, Wakeups};
-use sea_orm::DatabaseConnection;
+use sea_orm::{DatabaseConnection, DatabaseTransaction, TransactionTrait};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -69,14 +69,27 @@ impl Bench {
 
     /// Begins a subject that should end like this in spite of these faults. Begin before a runner of this process does.
     pub(crate) async fn begin(&mut self, end: End, faults: &[Disturbance]) -> Uuid {
+        let tx = self.db.connection().begin().await.expect("a transaction");
+        let (id, _) = self.begin_in(&tx, end, faults).await;
+        tx.commit().await.expect("the subject begins");
+        id
+    }
+
+    /// Begins a subject that is on its way once `tx` is committed, and returns its faults with it. They are its own.
+    pub(crate) async fn begin_in(
+        &mut self,
+        tx: &DatabaseTransaction,
+        end: End,
+        faults: &[Disturbance],
+    ) -> (Uuid, Vec<Disturbance>) {
         self.begun += 1;
         let key = format!("{}-{}", self.name, self.begun);
-        let id = self.subject.begin(&self.db.connection(), &key).await;
+        let id = self.subject.begin(tx, &key).await;
         let faults: Vec<Disturbance> = faults.iter().cloned().map(|fault| fault.of(id)).collect();
         let told: Vec<String> = faults.iter().map(ToString::to_string).collect();
-        faults.into_iter().for_each(|fault| self.script.add(fault));
+        faults.iter().cloned().for_each(|fault| self.script.add(fault));
         self.subjects.push((id, end, told.join(",")));
-        id
+        (id, faults)
     }
 
     /// Lets this go wrong for every subject, those that are yet to begin included.

@@ -6,27 +6,36 @@
 //!
 //! A fault of a process needs one: a runner stops itself at the place (SIGSTOP, at the very instruction), and the test
 //! kills it, cuts its connections, restarts Postgres, or loses the answer to the commit it is about to make. Meanwhile
-//! the calls of that step go wrong in every way that a call can. A fault of a call needs none: all such cells run at
-//! once, in one runner.
+//! the calls of that step go wrong in every way that a call can: one subject meets no fault, and each other one a fault
+//! of its own. A fault of a call needs none: all such cells run at once, in one runner.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use futures_util::future::join_all;
 use oms_tests::TestDatabase;
 use oms_tests::disturb::{Disturbance, Fault};
 use oms_tests::lossy_proxy::LossyProxy;
 use oms_tests::own_postgres::{Crash, OwnPostgres};
 use oms_tests::runner_under_test::{APPLICATION_NAME, GATEWAY_URL, RunnerUnderTest};
-use oms_tests::subject::SUBJECTS;
+use oms_tests::subject::{SUBJECTS, Subject};
 use rustix::process::Signal;
 use saga::engine::definition::CONCLUSION_NAME;
 use saga::engine::{Action, Definition, Direction, StepKind};
+use sea_orm::TransactionTrait;
 
 use crate::OMS;
 use crate::bench::{Bench, End};
 
-/// Subjects that are on their way in a cell of a process fault; each meets another fault of its calls.
-const SUBJECTS_PER_CELL: usize = 4;
+/// Subjects that are on their way in a cell of a process fault whose step makes no call.
+const SUBJECTS_PER_LOCAL_CELL: usize = 4;
+
+/// Lanes of cells that run beside each other. A cell waits more than it works: a call whose answer makes no sense is made
+/// again when its lease is over.
+const LANES: usize = 4;
+
+/// How often a call is refused that is refused for good: also when it is repeated, since the refusal has been lost.
+const EVERY_TIME: u32 = 1_000;
 
 /// Subjects of a cell of a call fault.
 const SUBJECTS_PER_CALL_FAULT: usize = 3;
@@ -132,6 +141,30 @@ fn way_to(definition: &Definition, place: Place) -> (End, Vec<Disturbance>) {
     (End::Unwound, vec![Disturbance::once(pivot.name, Direction::Forward, Fault::Refusal)])
 }
 
+/// Whether a call that goes wrong like this turns its saga round.
+fn is_fatal(definition: &Definition, place: Place, fault: Fault) -> bool {
+    fault == Fault::Refusal
+        && place.direction == Direction::Forward
+        && definition.steps.iter().any(|step| step.name == place.step && step.kind != StepKind::Retriable)
+}
+
+/// The subjects of a cell of a process fault: how each ends, and what goes wrong for it besides.
+fn subjects_of_cell(definition: &Definition, place: Place) -> Vec<(End, Vec<Disturbance>)> {
+    let undisturbed = way_to(definition, place);
+    if !place.is_call {
+        return vec![undisturbed; SUBJECTS_PER_LOCAL_CELL];
+    }
+    let mut subjects = vec![undisturbed];
+    for fault in Fault::OF_CALLS {
+        let (end, mut faults) = way_to(definition, place);
+        let (end, times) =
+            if is_fatal(definition, place, fault) { (End::Unwound, EVERY_TIME) } else { (end, 1) };
+        faults.push(Disturbance::once(place.step, place.direction, fault).times(times));
+        subjects.push((end, faults));
+    }
+    subjects
+}
+
 /// What came of the cells: runs and violations, by step, direction, point and fault.
 #[derive(Default)]
 struct Table(BTreeMap<[String; 4], (usize, Vec<String>)>);
@@ -142,6 +175,14 @@ impl Table {
         let cell = self.0.entry(key).or_default();
         cell.0 += runs;
         cell.1.extend(violations);
+    }
+
+    fn merge(&mut self, other: Self) {
+        for (key, (runs, violations)) in other.0 {
+            let cell = self.0.entry(key).or_default();
+            cell.0 += runs;
+            cell.1.extend(violations);
+        }
     }
 
     /// Writes the table beside the build's other results, and fails if a cell has a violation.
@@ -174,13 +215,7 @@ async fn whatever_a_call_answers() {
             for fault in Fault::OF_CALLS {
                 let (end, mut faults) = way_to(&definition, place);
                 faults.push(Disturbance::once(place.step, place.direction, fault));
-                let is_fatal = fault == Fault::Refusal
-                    && place.direction == Direction::Forward
-                    && definition
-                        .steps
-                        .iter()
-                        .any(|step| step.name == place.step && step.kind != StepKind::Retriable);
-                let end = if is_fatal { End::Unwound } else { end };
+                let end = if is_fatal(&definition, place, fault) { End::Unwound } else { end };
                 for _ in 0..SUBJECTS_PER_CALL_FAULT {
                     cells.push((place, fault, bench.begin(end, &faults).await));
                 }
@@ -231,28 +266,57 @@ async fn wherever_postgres_is_restarted() {
 /// Runs the cells of one fault in one direction, for every saga.
 async fn strike(fault: ProcessFault, direction: Direction) {
     for (name, subject) in SUBJECTS {
-        let postgres = match fault {
-            ProcessFault::PostgresRestarted => Some(OwnPostgres::start().await),
-            _ => None,
-        };
-        let db = match &postgres {
-            Some(postgres) => TestDatabase::create_in(postgres).await,
-            None => TestDatabase::create().await,
-        };
-        let proxy = (fault == ProcessFault::CommitAnswerLost).then(|| LossyProxy::before(&db));
-        let bench = Bench::new(name, subject, db);
-        let mut lane = Lane { fault, bench, postgres, proxy, runner: None };
-        let table = lane.run(direction).await;
+        let mut table = Table::default();
+        for lane in join_all((0..LANES).map(|lane| run_lane(lane, fault, direction, name, subject))).await {
+            table.merge(lane);
+        }
         let way = direction.as_str().to_lowercase();
         table.close(&format!("{name}-{}-{way}", fault.name().replace([' ', '\''], "-")));
-        if let Some(runner) = lane.runner {
-            runner.kill().await;
-        }
-        lane.bench.close().await;
-        if let Some(postgres) = lane.postgres {
-            postgres.stop().await;
-        }
     }
+}
+
+/// Every place of a direction, at every point where this fault can strike.
+fn cells(definition: &Definition, fault: ProcessFault, direction: Direction) -> Vec<(Place, Point)> {
+    let mut cells = Vec::new();
+    for place in places(definition).into_iter().filter(|place| place.direction == direction) {
+        let points = if place.is_call { &Point::OF_CALL[..] } else { &Point::OF_LOCAL[..] };
+        let strikes = |point: Point| fault != ProcessFault::CommitAnswerLost || point.is_before_commit();
+        cells.extend(points.iter().copied().filter(|&point| strikes(point)).map(|point| (place, point)));
+    }
+    cells
+}
+
+/// Runs the cells of one lane, in a database of their own.
+async fn run_lane(
+    lane: usize,
+    fault: ProcessFault,
+    direction: Direction,
+    name: &'static str,
+    subject: &'static dyn Subject,
+) -> Table {
+    let postgres = match fault {
+        ProcessFault::PostgresRestarted => Some(OwnPostgres::start().await),
+        _ => None,
+    };
+    let db = match &postgres {
+        Some(postgres) => TestDatabase::create_in(postgres).await,
+        None => TestDatabase::create().await,
+    };
+    let proxy = (fault == ProcessFault::CommitAnswerLost).then(|| LossyProxy::before(&db));
+    let bench = Bench::new(name, subject, db);
+    let definition = bench.definition();
+    let cells = cells(&definition, fault, direction).into_iter().skip(lane).step_by(LANES);
+    let mut lane = Lane { fault, bench, postgres, proxy, runner: None };
+    let table = lane.run(&definition, cells).await;
+    if let Some(runner) = lane.runner {
+        runner.kill().await;
+    }
+    // The table has what there is to say of it.
+    lane.bench.db.discard().await;
+    if let Some(postgres) = lane.postgres {
+        postgres.stop().await;
+    }
+    table
 }
 
 /// Cells that run one after another, with one runner at a time.
@@ -265,35 +329,35 @@ struct Lane {
 }
 
 impl Lane {
-    async fn run(&mut self, direction: Direction) -> Table {
-        let (definition, mut table) = (self.bench.definition(), Table::default());
-        for place in places(&definition).into_iter().filter(|place| place.direction == direction) {
-            let points = if place.is_call { &Point::OF_CALL[..] } else { &Point::OF_LOCAL[..] };
-            for &point in points {
-                if self.fault == ProcessFault::CommitAnswerLost && !point.is_before_commit() {
-                    continue;
-                }
-                let violations = self.run_cell(&definition, place, point).await;
-                table.add(place, point.name(), self.fault.name(), SUBJECTS_PER_CELL, violations);
-            }
+    async fn run(&mut self, definition: &Definition, cells: impl Iterator<Item = (Place, Point)>) -> Table {
+        let mut table = Table::default();
+        for (place, point) in cells {
+            let subjects = subjects_of_cell(definition, place);
+            let violations = self.run_cell(place, point, &subjects).await;
+            table.add(place, point.name(), self.fault.name(), subjects.len(), violations);
         }
         table
     }
 
-    async fn run_cell(&mut self, definition: &Definition, place: Place, point: Point) -> Vec<String> {
-        let (end, mut faults) = way_to(definition, place);
-        if place.is_call {
-            faults.push(Disturbance::once(place.step, place.direction, Fault::Mixed));
-        }
+    async fn run_cell(
+        &mut self,
+        place: Place,
+        point: Point,
+        subjects: &[(End, Vec<Disturbance>)],
+    ) -> Vec<String> {
         let where_to = format!("{}/{}/{}", point.name(), place.step, place.way());
         let mut runner = match self.runner.take() {
             Some(runner) => runner,
             None => self.start_runner().await,
         };
-        runner.arm(&where_to, &faults).await;
-        for _ in 0..SUBJECTS_PER_CELL {
-            self.bench.begin(end, &faults).await;
+        // The runner is told whose faults they are before it can see anybody.
+        let tx = self.bench.db.connection().begin().await.expect("a transaction");
+        let mut faults = Vec::new();
+        for (end, own) in subjects {
+            faults.extend(self.bench.begin_in(&tx, *end, own).await.1);
         }
+        runner.arm(&where_to, &faults).await;
+        tx.commit().await.expect("the subjects begin");
         runner.stopped().await;
         let runner = self.bring_about(runner, &faults).await;
         self.bench.settled().await;
