@@ -67,6 +67,7 @@ pub(super) struct Batch<'a> {
     context: Context<'a>,
     steps: StepTransaction<'a>,
     pub(super) now: DateTime<Utc>,
+    begun: Instant,
     started: Vec<(Uuid, Place)>,
     halt_before: Option<Place>,
     pub(super) runnable: Vec<Saga>,
@@ -86,6 +87,7 @@ impl<'a> Batch<'a> {
             context,
             steps: StepTransaction::new(tx),
             now,
+            begun: Instant::now(),
             started: Vec::with_capacity(rows.len()),
             halt_before,
             runnable: Vec::with_capacity(rows.len()),
@@ -390,6 +392,8 @@ impl<'a> Batch<'a> {
             look_up_first: saga.cursor.in_doubt && on_unknown == Resolution::Query,
             step,
             call: Call { idempotency_key, request, time_out },
+            // The lease has begun with the transaction, and lasts for a whole call after this.
+            send_before: self.begun + LEASE_MARGIN,
         });
         self.block(saga, None);
     }

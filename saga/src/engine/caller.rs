@@ -1,6 +1,9 @@
 //! Makes gateway calls once their intents are committed, each in a task of its own and with a deadline.
 //!
-//! A call that ends without a definitive answer, for whatever reason, ends unknown: time-outs and panics included.
+//! A call that ends without a definitive answer, for whatever reason, ends unknown: time-outs and panics included. So does
+//! one that is not sent, because so much time has passed since its intent that another process may make it: this one has
+//! stood still, or has looked for long whether its commit happened. Standing still between that look at the clock and the
+//! first byte goes unnoticed; the key and the epoch are the guards then.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -9,6 +12,7 @@ use std::time::Instant;
 use chrono::Utc;
 use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tracing::warn;
 
 use super::batch_error::panic_message;
 use super::breaker::Breakers;
@@ -30,11 +34,18 @@ pub(super) fn dispatch(
     breakers: Arc<Breakers>,
 ) {
     tokio::spawn(async move {
-        CrashPoint::BeforeSend.pass(&dispatch);
-        fail::fail_point!("before_send");
         let started_at = Utc::now();
-        let outcome = resolve_or_call(&dispatch).await.into_storable();
-        breakers.observe(dispatch.step.system(), &outcome, Instant::now());
+        let outcome = if Instant::now() < dispatch.send_before {
+            CrashPoint::BeforeSend.pass(&dispatch);
+            fail::fail_point!("before_send");
+            let outcome = resolve_or_call(&dispatch).await.into_storable();
+            breakers.observe(dispatch.step.system(), &outcome, Instant::now());
+            outcome
+        } else {
+            // The other system is not to blame, so its breaker learns nothing.
+            warn!(saga.id = %dispatch.saga_id, "too late after the intent of a call; not sending it");
+            Outcome::Unknown("not sent: it was too late after the intent".to_owned())
+        };
         CrashPoint::AfterAnswer.pass(&dispatch);
         fail::fail_point!("after_answer");
         // The receiver is gone only when the process stops; another takes the call over by its lease.

@@ -16,7 +16,9 @@ use super::store::Writes;
 pub(super) enum CrashPoint {
     /// The call is decided on, and nothing says so yet.
     BeforeIntentCommit,
-    /// The intent is committed, and nothing has been sent.
+    /// The intent is committed, and nobody has begun to carry it out.
+    AfterIntentCommit,
+    /// The call is in time and about to be made, and nothing has been sent.
     BeforeSend,
     /// The answer is here, and nobody has begun to write it down.
     AfterAnswer,
@@ -31,6 +33,7 @@ impl CrashPoint {
     fn name(self) -> &'static str {
         match self {
             Self::BeforeIntentCommit => "before_intent_commit",
+            Self::AfterIntentCommit => "after_intent_commit",
             Self::BeforeSend => "before_send",
             Self::AfterAnswer => "after_answer",
             Self::BeforeResultCommit => "before_result_commit",
@@ -86,6 +89,7 @@ impl CommitPlaces {
 
     /// Passes the points after the commit.
     pub(super) fn pass_after(&self) {
+        self.intents.iter().for_each(|&(step, way)| CrashPoint::AfterIntentCommit.pass_at(step, way));
         self.results.iter().for_each(|&(step, way)| CrashPoint::AfterResultCommit.pass_at(step, way));
     }
 }

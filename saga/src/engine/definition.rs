@@ -76,7 +76,8 @@ pub enum Resolution {
     Hold,
 }
 
-/// How much longer a call's lease is than its deadline: room for one slow commit.
+/// How much longer a call's lease is than the call may take: room for one slow commit. A call that has not been sent when
+/// this is over is not sent.
 pub const LEASE_MARGIN: Duration = Duration::from_secs(5);
 
 /// A saga's steps, pinned by name and version.

@@ -1,6 +1,7 @@
 //! Calls that a commit has promised to make, and what comes of them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -22,6 +23,8 @@ pub(super) struct Dispatch {
     pub(super) look_up_first: bool,
     pub(super) step: Arc<dyn ExternalStep>,
     pub(super) call: Call,
+    /// Sent later than this, the call could be open when its lease is over and another process makes it.
+    pub(super) send_before: Instant,
 }
 
 impl std::fmt::Debug for Dispatch {

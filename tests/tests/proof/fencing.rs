@@ -9,6 +9,7 @@ use oms_tests::runner_under_test::{RunnerUnderTest, WORKER_LEASE_MS};
 use oms_tests::{OmsProcess, TestDatabase, eventually, order};
 use rustix::process::Signal;
 use saga::engine::Direction;
+use saga::engine::definition::LEASE_MARGIN;
 use tokio::time::Instant;
 
 use crate::OMS;
@@ -67,6 +68,43 @@ async fn a_zombie_s_write_changes_zero_rows_and_is_counted() {
     })
     .await;
     assert_eq!(contents(&db).await, before);
+    assert_eq!(zombie.client().order(placed.id()).await["status"], "CONFIRMED");
+    zombie.stop().await;
+    db.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_lease_is_over_is_not_sent() {
+    let db = TestDatabase::create().await;
+    let place = [(STOP_AT, "after_intent_commit/capture_payment/forward")];
+    let zombie = OmsProcess::start(OMS, &db, "all", &place).await;
+    let placed = zombie.client().place(order("frozen", [("SKU-1", 2)])).await;
+    zombie.stopped().await;
+    let heir = OmsProcess::start(OMS, &db, "runner", &[]).await;
+    db.wait_until_settled().await;
+    heir.stop().await;
+    let before = contents(&db).await;
+    eventually("the time in which the call had to be sent is over", async || {
+        let late = format!(
+            "SELECT count(*) FROM saga_log WHERE kind = 'ATTEMPT' AND step = 'capture_payment' AND outcome = 'UNKNOWN'
+                                           AND started_at < now() - {} * interval '1 millisecond'",
+            // The process has counted from a moment later.
+            (LEASE_MARGIN + Duration::from_secs(1)).as_millis()
+        );
+        (db.number(&late).await == 1).then_some(())
+    })
+    .await;
+
+    zombie.signal(Signal::CONT);
+    eventually("it is counted that the call was not made", async || {
+        (metric(&zombie, "oms_stale_results_total").await == 1.0).then_some(())
+    })
+    .await;
+    // The gateway's own books are among the contents, with how often it was asked for each key.
+    assert_eq!(contents(&db).await, before);
+    let evidence =
+        "SELECT concat_ws(' ', outcome, detail ->> 'reason') FROM saga_log WHERE kind = 'EVIDENCE'";
+    assert_eq!(db.texts(evidence).await, ["UNKNOWN not sent: it was too late after the intent"]);
     assert_eq!(zombie.client().order(placed.id()).await["status"], "CONFIRMED");
     zombie.stop().await;
     db.close().await;
