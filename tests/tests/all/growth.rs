@@ -112,7 +112,9 @@ async fn a_runner_looks_at_the_sagas_that_are_open_and_at_none_that_is_over() {
     db.execute("ANALYZE saga, saga_ready, saga_timer, saga_call").await;
     let begun = db.connect_runner().await;
     for n in 0..OPEN {
-        let id = subject.begin(&begun, &format!("open-{n}")).await;
+        let tx = begun.begin().await.expect("a transaction");
+        let id = subject.begin(&tx, &format!("open-{n}")).await;
+        tx.commit().await.expect("the subject begins");
         if n % 4 == 0 {
             db.execute(&format!(
                 "DELETE FROM saga_ready WHERE saga_id = '{id}';
