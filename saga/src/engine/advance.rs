@@ -22,7 +22,7 @@ use super::history::{Attempt, LogEntry, LogKind, evidence};
 use super::plan::{self, Ended};
 use super::presence::{Presence, no_answer};
 use super::step::{Failure, Outcome, Saga};
-use super::store::{self, CallRow, SagaRow};
+use super::store::{self, CallName, CallRow, SagaRow};
 
 /// What becomes of sagas once the results of their calls are recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,7 +136,7 @@ pub(super) async fn postpone(
     .await
 }
 
-/// Records results, matched to their open calls by epoch, and carries the sagas on. A result that matches none is kept
+/// Records results, matched to their open calls by step, direction and epoch, and carries the sagas on. A result that matches none is kept
 /// as evidence and changes nothing.
 pub(super) async fn settle(
     db: &DatabaseConnection,
@@ -157,14 +157,19 @@ pub(super) async fn settle(
     Ok(advanced)
 }
 
-/// Takes the open calls that results match by epoch, and makes evidence of those that match none.
+/// Takes the open calls that results match by step, direction and epoch, and makes evidence of those that match none.
 async fn take_ended(
     tx: &DatabaseTransaction,
     results: &[CallResult],
 ) -> Result<(Vec<(CallRow, Outcome)>, Vec<LogEntry>), BatchError> {
-    let (saga_ids, epochs) =
-        results.iter().map(|result| (result.dispatch.saga_id, result.dispatch.epoch)).unzip();
-    let taken = store::take_calls(tx, saga_ids, epochs).await.map_err(database("take open calls"))?;
+    let name = |CallResult { dispatch, .. }: &CallResult| CallName {
+        saga_id: dispatch.saga_id,
+        step: dispatch.place.0,
+        direction: dispatch.place.1,
+        epoch: dispatch.epoch,
+    };
+    let names: Vec<CallName> = results.iter().map(name).collect();
+    let taken = store::take_calls(tx, &names).await.map_err(database("take open calls"))?;
     let epoch_of = |saga_id: Uuid, epoch: i32| (saga_id, if Guard::EpochMatch.is_off() { 0 } else { epoch });
     let outcomes: HashMap<(Uuid, i32), &Outcome> = results
         .iter()

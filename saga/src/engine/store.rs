@@ -213,20 +213,38 @@ pub struct CallRow {
     pub started_at: DateTime<Utc>,
 }
 
-/// Ends the open calls of these sagas whose epoch matches, and returns them. A miss changes nothing.
+/// Names an open call: nothing else that a saga has called or will call has the same.
+#[derive(Debug, Clone, Copy)]
+pub struct CallName {
+    /// The saga.
+    pub saga_id: Uuid,
+    /// Index of the step.
+    pub step: i16,
+    /// Which way.
+    pub direction: Direction,
+    /// Counts the attempts of the saga.
+    pub epoch: i32,
+}
+
+/// Ends the open calls that have these names, and returns them. A miss changes nothing.
 ///
 /// # Errors
 /// Any error of the database.
-pub async fn take_calls(
-    tx: &impl ConnectionTrait,
-    saga_ids: Vec<Uuid>,
-    epochs: Vec<i32>,
-) -> Result<Vec<CallRow>, DbErr> {
+pub async fn take_calls(tx: &impl ConnectionTrait, names: &[CallName]) -> Result<Vec<CallRow>, DbErr> {
+    use sea_orm::ActiveEnum;
     CallRow::find_by_statement(statement(
-        "DELETE FROM saga_call USING unnest($1::uuid[], $2::integer[]) AS input (saga_id, epoch)
-         WHERE saga_call.saga_id = input.saga_id AND (saga_call.epoch = input.epoch OR $3)
+        "DELETE FROM saga_call
+         USING unnest($1::uuid[], $2::smallint[], $3::text[], $4::integer[]) AS input (saga_id, step, direction, epoch)
+         WHERE saga_call.saga_id = input.saga_id
+           AND ((saga_call.step, saga_call.direction, saga_call.epoch) = (input.step, input.direction, input.epoch) OR $5)
          RETURNING saga_call.*",
-        [saga_ids.into(), epochs.into(), Guard::EpochMatch.is_off().into()],
+        [
+            column(names, |name| name.saga_id),
+            column(names, |name| name.step),
+            column(names, |name| name.direction.to_value()),
+            column(names, |name| name.epoch),
+            Guard::EpochMatch.is_off().into(),
+        ],
     ))
     .all(tx)
     .await
@@ -431,7 +449,7 @@ async fn update_sagas(tx: &impl ConnectionTrait, sagas: &[SagaUpdate]) -> Result
     }
     let json = |value: &Option<Json>| value.as_ref().map(Json::to_string).unwrap_or_default();
     // A failure is for good: one that this program cannot read is left as it is.
-    tx.execute_raw(statement(
+    let updated = tx.execute_raw(statement(
         "UPDATE saga
          SET status = input.status, step = input.step, direction = input.direction, attempt = input.attempt,
              generation = input.generation, in_doubt = input.in_doubt, epoch = input.epoch,
@@ -460,8 +478,12 @@ async fn update_sagas(tx: &impl ConnectionTrait, sagas: &[SagaUpdate]) -> Result
             column(sagas, |saga| saga.stuck),
         ],
     ))
-    .await
-    .map(drop)
+    .await?;
+    // Whoever writes holds the leases, so each row is there; without it, what else is written must not be true.
+    match updated.rows_affected() == sagas.len() as u64 {
+        true => Ok(()),
+        false => Err(DbErr::RecordNotUpdated),
+    }
 }
 
 async fn insert_calls(tx: &impl ConnectionTrait, calls: &[NewCall], worker_id: Uuid) -> Result<(), DbErr> {
