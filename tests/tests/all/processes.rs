@@ -1,10 +1,14 @@
 //! Several processes on one database.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use oms_tests::{OmsProcess, TestDatabase, eventually, order, watch_over_sse, watch_over_websocket, within};
+use oms_tests::load::{Load, LoadSettings, Targets};
+use oms_tests::{
+    OmsProcess, TestDatabase, eventually, order, uuid_of, watch_over_sse, watch_over_websocket, within,
+};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -134,5 +138,75 @@ async fn a_runner_that_is_killed_under_load_loses_and_repeats_nothing() {
     assert_eq!(db.number("SELECT sum(captures)::bigint FROM simulated_gateway_payments").await, 120);
     assert_eq!(client.stock("SKU-1").await["reserved"], json!(120));
     tokio::join!(api.stop(), runner.stop());
+    db.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_asked_to_end_waits_for_its_open_call() {
+    let db = TestDatabase::create().await;
+    let slow = [("OMS_GATEWAY_DELAY_MS", "1500"), ("OMS_DRAIN_SECONDS", "10")];
+    let process = OmsProcess::start(OMS, &db, "all", &slow).await;
+    let placed = process.client().place(order("drained", [("SKU-1", 1)])).await;
+    eventually("a call is open", async || {
+        (db.number("SELECT count(*) FROM saga_call").await == 1).then_some(())
+    })
+    .await;
+    let asked = Instant::now();
+    process.stop().await;
+    assert!(asked.elapsed() < Duration::from_secs(10), "it took {:?}", asked.elapsed());
+    assert_eq!(db.number("SELECT count(*) FROM saga_call").await, 0, "every call is settled");
+    let answers = "SELECT count(*) FROM saga_log WHERE step = 'authorize_payment' AND outcome = 'SUCCEEDED'";
+    assert_eq!(db.number(answers).await, 1, "the answer is recorded");
+    assert_eq!(db.number("SELECT count(*) FROM saga_log WHERE outcome = 'UNKNOWN'").await, 0);
+
+    let heir = OmsProcess::start(OMS, &db, "all", &[]).await;
+    db.wait_until_settled().await;
+    assert_eq!(heir.client().order(placed.id()).await["status"], "CONFIRMED");
+    assert_eq!(db.gateway_payment(placed.id()).await.map(|payment| payment.captures), Some(1));
+    heir.stop().await;
+    db.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_are_replaced_in_turn_under_load_and_nobody_misses_anything() {
+    let db = TestDatabase::create().await;
+    let settings = [("OMS_GATEWAY_TIMEOUT_MS", "500")];
+    let (left, right) = tokio::join!(
+        OmsProcess::start(OMS, &db, "all", &settings),
+        OmsProcess::start(OMS, &db, "all", &settings)
+    );
+    let mut processes = [Some(left), Some(right)];
+    let targets = Arc::new(Targets::default());
+    for (number, process) in processes.iter().flatten().enumerate() {
+        targets.set(number, Some(process.client().addr()));
+    }
+    let load = LoadSettings { seed: 1, clients: 6, rate: 60, one_bad_card_in: 10, one_viewer_in: 3 };
+    let load = Load::start(targets.clone(), load);
+    let wait_for_orders = async || {
+        let before = load.look(|told| told.acknowledged.len());
+        eventually("the clients get their answers", async || {
+            (load.look(|told| told.acknowledged.len()) >= before + 20).then_some(())
+        })
+        .await;
+    };
+    wait_for_orders().await;
+    for (number, process) in processes.iter_mut().enumerate() {
+        process.take().expect("each is replaced once").stop().await;
+        let replacement = OmsProcess::start(OMS, &db, "all", &settings).await;
+        targets.set(number, Some(replacement.client().addr()));
+        *process = Some(replacement);
+        wait_for_orders().await;
+    }
+    let told = within("the clients have all their answers", load.finish()).await;
+    assert_eq!(told.wrong, [] as [String; 0]);
+    db.wait_until_settled().await;
+    assert_eq!(db.number("SELECT count(*) FROM orders").await, told.acknowledged.len() as i64);
+    assert!(!told.watched.is_empty(), "somebody watches");
+    for (id, last) in &told.watched {
+        let sequence = format!("SELECT sequence::bigint FROM orders WHERE id = '{}'", uuid_of(id));
+        assert_eq!(db.number(&sequence).await, *last, "{id} was watched to its end");
+    }
+    join_all(processes.into_iter().flatten().map(OmsProcess::stop)).await;
+    db.assert_books_balance().await;
     db.close().await;
 }
