@@ -50,6 +50,7 @@ mod impatient;
 mod parameters;
 mod request_id;
 mod sse;
+mod unread;
 mod ws;
 
 /// Renders the process's metrics as Prometheus reads them.
@@ -99,7 +100,8 @@ pub fn router(app: App, metrics: Option<RenderMetrics>) -> Router {
         .method_not_allowed_fallback(graphql::other_method)
         .with_state(app)
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(map_response(protect));
+        .layer(map_response(protect))
+        .layer(from_fn(unread::read_up));
     if !origins.is_empty() {
         router = router.layer(cross_origin(origins));
     }

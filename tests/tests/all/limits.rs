@@ -187,6 +187,22 @@ async fn the_largest_query_that_is_let_in_does_not_stall_a_neighbor() {
 }
 
 #[tokio::test]
+async fn whoever_is_refused_before_all_is_read_reads_why_and_goes_on_over_the_same_connection() {
+    let shop = Shop::open_with(|args| args.access.dev_anonymous = false).await;
+    let app = app_with_key(&shop.db.connection(), "app", &[Scope::OrdersRead]).await;
+    let (good, bad) = (shop.with(&app.secret), shop.with("oms_live_nonsense"));
+    let too_large = format!("{{\"query\": \"{{ {} }}\"}}", "a ".repeat(400_000));
+    for _ in 0..20 {
+        let large = good.post().header(CONTENT_TYPE, "application/json").body(too_large.clone());
+        assert_eq!(large.send().await.expect("an answer").status(), StatusCode::PAYLOAD_TOO_LARGE);
+        let unknown = bad.post().header(CONTENT_TYPE, "application/json").body(too_large.clone());
+        assert_eq!(unknown.send().await.expect("an answer").status(), StatusCode::UNAUTHORIZED);
+        good.execute("{ __typename }", json!({})).await;
+    }
+    shop.close().await;
+}
+
+#[tokio::test]
 async fn a_document_of_ten_megabytes_is_refused_before_it_is_read() {
     let shop = Shop::open().await;
     let begun = Instant::now();

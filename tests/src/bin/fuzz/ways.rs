@@ -18,8 +18,14 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// The codes with which the server may close a WebSocket: RFC 6455 and `graphql-transport-ws`.
 const CLOSE_CODES: [u16; 11] = [1000, 1001, 1009, 1013, 4400, 4401, 4403, 4406, 4408, 4409, 4429];
 
-/// The longest query that goes into a URL.
-const MAX_URL: usize = 20_000;
+/// The longest query that goes into a URL, where each byte may take three.
+const MAX_QUERY_IN_URL: usize = 10_000;
+
+/// The longest message that is taken. The connection of whoever sends more may be reset under the last word.
+const MAX_MESSAGE: usize = 64 * 1024;
+
+/// The largest body after which the answer is sure to be read: of more the server reads a part.
+const MAX_READ_BODY: usize = 1_000_000;
 
 /// What came of a request.
 pub(crate) struct Answer {
@@ -32,15 +38,16 @@ pub(crate) async fn send(client: &Client, request: &Request, random: &mut StdRng
     let begun = Instant::now();
     let fault = match random.random_range(0..10) {
         0 | 1 => over_websocket(client, request).await,
-        2 if request.query.len() < MAX_URL => {
+        2 if request.query.len() < MAX_QUERY_IN_URL => {
             let get = client.get_graphql(&[("query", &request.query)]).header(ACCEPT, request.accept);
             over_http(get).await
         }
-        _ => {
+        _ if request.body.len() <= MAX_READ_BODY => {
             let post =
                 client.post().header(ACCEPT, request.accept).header(CONTENT_TYPE, request.content_type);
             over_http(post.body(request.body.clone())).await
         }
+        _ => None,
     };
     Answer { fault, took: begun.elapsed() }
 }
@@ -94,6 +101,7 @@ async fn over_websocket(client: &Client, request: &Request) -> Option<String> {
                     (None, false) => {}
                 },
                 Err(code) if CLOSE_CODES.contains(&code) => return None,
+                Err(_) if request.body.len() > MAX_MESSAGE => return None,
                 Err(code) => return Some(format!("the socket was closed with {code}")),
             }
         }
