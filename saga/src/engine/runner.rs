@@ -366,6 +366,7 @@ impl Engine {
         let mut sets = vec![saga_ids];
         let mut moved = 0;
         while let Some(mut set) = sets.pop() {
+            let is_alone = set.len() == 1;
             let result = match set.len() {
                 0 => continue,
                 1 => self.advance_alone(set[0]).await,
@@ -384,7 +385,8 @@ impl Engine {
                         self.publish(advanced, own);
                     }
                 }
-                Err(BatchError::Step { .. }) if set.len() > 1 => sets.push(set),
+                // A half of one as well: alone it is parked.
+                Err(BatchError::Step { .. }) if !is_alone => sets.push(set),
                 // It is still ready, and whoever takes it next comes here again; its neighbors go on.
                 Err(BatchError::Step { step, source, .. }) => {
                     error!(saga.id = %set[0], step, error = %chain(&source), "a saga can be neither advanced nor parked");
