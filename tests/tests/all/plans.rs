@@ -137,7 +137,7 @@ async fn every_list_is_read_from_its_index_and_no_table_of_orders_as_a_whole() {
 
 /// Prints what each statement takes on a database of one's own, which `OMS_PLANS_DATABASE_URL` names. Nothing is written.
 #[tokio::test]
-#[ignore = "measures a database that only whoever runs it has"]
+#[ignore = "prints what docs/performance.md shows, of a database that only whoever runs it has; what must hold is asserted above"]
 async fn print_what_each_list_takes() {
     let url = std::env::var("OMS_PLANS_DATABASE_URL").expect("OMS_PLANS_DATABASE_URL is set");
     let reader = open_reader(url).await;
